@@ -1,0 +1,160 @@
+"""Every setting, one frozen and validated model per stage: the only place where a default lives.
+
+``preset("paper")`` is the paper, section 3; ``preset("default")`` is the best we can do from the
+same clicks. The two differ only in the settings named here.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, TypeAlias
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PresetName: TypeAlias = Literal["default", "paper"]
+ObjectiveName: TypeAlias = Literal["pn", "pu", "kl", "balanced-pu"]
+
+Positive = Annotated[float, Field(gt=0)]
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
+class Stage(BaseModel):
+    """The settings of one stage: frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Preprocessing(Stage):
+    """Paper 3.1."""
+
+    clip_sigma: Positive = 3.0
+
+
+class Network(Stage):
+    """Paper 3.3; `space-to-depth` is ours."""
+
+    architecture: Literal["unet", "space-to-depth"] = "unet"
+    block: Literal["residual", "plain", "multires"] = "residual"
+    channels: tuple[int, ...] = (32, 64, 128, 256)
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    filter_channel: bool = False
+    """Give the network the radial matched filter's correlation as a second input channel."""
+
+    @property
+    def stride(self) -> int:
+        """Voxels by which an input side must be divisible."""
+        poolings = len(self.channels) - 1
+        return 2 ** (poolings + (self.architecture == "space-to-depth"))
+
+
+class Objective(Stage):
+    """Paper 3.2: equations 1, 5 and 6 with the scale of section 3.3."""
+
+    name: ObjectiveName = "kl"
+    gamma: Positive = 10.0
+    """c of gamma = c |P| / N, the weight of the labelled voxels (unused by balanced-pu)."""
+    kl_weight: Positive = 10.0
+    """Lambda of equation 6."""
+    kl_direction: Literal["prior-to-mean", "mean-to-prior"] = "prior-to-mean"
+    """KL(prior || mean), as the authors computed it, or KL(mean || prior), as equation 6 prints."""
+
+
+class Sampling(Stage):
+    """How training windows are drawn: `windows` is the paper's grid, `crops` are ours."""
+
+    method: Literal["windows", "crops"] = "windows"
+    side: Annotated[int, Field(gt=0)] = 32
+    stride: Annotated[int, Field(gt=0)] = 32
+    """Step of the sliding window (`windows` only)."""
+    steps_per_epoch: Annotated[int, Field(gt=0)] = 40
+    """Batches in one epoch (`crops` only)."""
+    centred: Fraction = 0.5
+    """Share of a batch centred on labelled particles; the rest is uniform (`crops` only)."""
+    augment: bool = False
+
+
+class Training(Stage):
+    """Paper 3.3 and 4.3."""
+
+    epochs: Annotated[int, Field(gt=0)] = 20
+    batch: Annotated[int, Field(gt=0)] = 8
+    learning_rate: Positive = 2e-3
+    schedule: Literal["plateau", "cosine"] = "plateau"
+    patience: Annotated[int, Field(gt=0)] = 5
+    """Epochs without a better validation measure before the rate is multiplied by `factor`."""
+    factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Decay of the averaged weights that are validated and kept; 0 keeps the last step's."""
+    held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
+    """Share of the labelled particles kept for validation when no validation tomogram is given."""
+    seed: Annotated[int, Field(ge=0)] = 0
+
+
+class Inference(Stage):
+    """Paper 3.4: `windows` are the paper's, `whole` is the same convolution without window faces."""
+
+    method: Literal["windows", "whole"] = "windows"
+    tile: Annotated[int, Field(gt=0)] = 128
+    """Side of a tile's core in voxels (`whole` only); the scores do not depend on it."""
+    flips: bool = False
+    """Average the scores over the wedge-legal flips."""
+
+
+class Peaks(Stage):
+    """Paper 3.4."""
+
+    exclusion: Positive = 1.0
+    """Least distance between two picks, in particle radii."""
+    smoothing: Annotated[float, Field(ge=0)] = 0.0
+    """Gaussian sigma, in particle radii, that the scores are smoothed with before picking."""
+    subvoxel: bool = False
+    """Move each pick to the centre of its peak."""
+
+
+class Config(Stage):
+    """All the settings of a run."""
+
+    preset: PresetName
+    radius_angstrom: Positive
+    expected: Annotated[int, Field(gt=0)] | None = None
+    """Expected number of particles per training tomogram, Ep; None lets `default` estimate it."""
+    preprocessing: Preprocessing = Preprocessing()
+    network: Network = Network()
+    objective: Objective = Objective()
+    sampling: Sampling = Sampling()
+    training: Training = Training()
+    inference: Inference = Inference()
+    peaks: Peaks = Peaks()
+
+    @model_validator(mode="after")
+    def _window_fits_network(self) -> Config:
+        side, stride = self.sampling.side, self.network.stride
+        if side % stride:
+            nearest = max(stride, round(side / stride) * stride)
+            raise ValueError(f"window must be a multiple of {stride}, got {side}; try {nearest}")
+        return self
+
+
+_DEFAULT = {
+    "network": Network(
+        architecture="space-to-depth", block="plain", channels=(32, 64, 128), filter_channel=True
+    ),
+    "objective": Objective(name="balanced-pu"),
+    "sampling": Sampling(method="crops", side=48, steps_per_epoch=20, augment=True),
+    "training": Training(epochs=20, batch=6, schedule="cosine", ema=0.98),
+    "inference": Inference(method="whole"),
+    "peaks": Peaks(exclusion=0.8, smoothing=0.1, subvoxel=True),
+}
+
+_PRESETS: dict[PresetName, dict[str, Stage]] = {"paper": {}, "default": _DEFAULT}
+
+
+def preset(name: PresetName, *, radius_angstrom: float, expected: int | None = None) -> Config:
+    """Settings of a preset for a particle of the given radius in ångström.
+
+    >>> preset("paper", radius_angstrom=160).network.channels
+    (32, 64, 128, 256)
+    """
+    stages = _PRESETS[name]
+    return Config.model_validate(
+        {"preset": name, "radius_angstrom": radius_angstrom, "expected": expected, **stages}
+    )

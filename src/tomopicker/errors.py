@@ -1,0 +1,9 @@
+"""What can be wrong with the user's input; the command line prints it in one line and exits with 2."""
+
+
+class InputError(ValueError):
+    """The user's input cannot be used; the message names the file and the remedy."""
+
+
+class UnknownVoxelSizeError(InputError):
+    """A tomogram's header does not tell its voxel size, and nobody else did."""

@@ -1,0 +1,138 @@
+"""The nouns of the pipeline: tomogram, particles, window.
+
+Axes are written once, here. A volume is an array ``z y x``; an array of voxel
+coordinates has columns ``z y x`` so that a row indexes a volume; positions in
+ångström have columns ``x y z``, as every file format of the field has them.
+Voxel (0, 0, 0) has its centre at the origin of both.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomopicker.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+Shape: TypeAlias = tuple[int, int, int]
+"""Voxels along ``z y x``."""
+
+Volume: TypeAlias = NDArray[Any]
+"""A ``z y x`` array of any real type, often memory-mapped."""
+
+Floats: TypeAlias = NDArray[np.float64]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Tomogram:
+    """One reconstructed volume and what its header says of it."""
+
+    name: str
+    data: Volume
+    voxel_size: float
+    """Edge of a voxel in ångström."""
+    path: Path | None = None
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along ``z y x``."""
+        z, y, x = self.data.shape
+        return z, y, x
+
+
+@dataclass(frozen=True, kw_only=True)
+class Particles:
+    """A table of particles, one row each, in one or several tomograms.
+
+    Raises
+    ------
+    InputError
+        When the columns differ in length or a coordinate is not finite.
+    """
+
+    positions: Floats
+    """(n, 3), ``x y z``, ångström from the centre of voxel (0, 0, 0)."""
+    voxel_size: float
+    """Of the tomogram the particles were picked in, ångström."""
+    scores: Floats | None = None
+    """(n,), higher is more certain; None when the source gives none."""
+    tomograms: tuple[str, ...] = field(default=())
+    """(n,) tomogram names; empty when the source names none."""
+
+    def __post_init__(self) -> None:
+        count = len(self.positions)
+        if self.positions.shape != (count, 3):
+            raise InputError(f"positions must be (n, 3), got {self.positions.shape}")
+        for name, column in (("scores", self.scores), ("tomograms", self.tomograms or None)):
+            if column is not None and len(column) != count:
+                raise InputError(f"{len(column)} {name} for {count} positions")
+        if not np.isfinite(self.positions).all():
+            row = int(np.flatnonzero(~np.isfinite(self.positions).all(axis=1))[0]) + 1
+            raise InputError(f"particle {row} has a coordinate that is not a finite number")
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    @classmethod
+    def from_voxels(
+        cls,
+        voxels: NDArray[Any],
+        *,
+        voxel_size: float,
+        scores: Floats | None = None,
+        tomograms: Sequence[str] = (),
+    ) -> Particles:
+        """Make a table from (n, 3) voxel coordinates ``z y x``.
+
+        >>> Particles.from_voxels(np.array([[1, 2, 3]]), voxel_size=10.0).positions.tolist()
+        [[30.0, 20.0, 10.0]]
+        """
+        zyx = np.asarray(voxels, dtype=np.float64).reshape(-1, 3)
+        return cls(
+            positions=zyx[:, ::-1] * voxel_size,
+            voxel_size=voxel_size,
+            scores=scores,
+            tomograms=tuple(tomograms),
+        )
+
+    @property
+    def voxels(self) -> Floats:
+        """(n, 3) voxel coordinates ``z y x``, not rounded."""
+        return self.positions[:, ::-1] / self.voxel_size
+
+    def select(self, rows: NDArray[Any]) -> Particles:
+        """Keep the given rows (a boolean mask or indices), in that order."""
+        rows = np.arange(len(self))[rows]
+        return replace(
+            self,
+            positions=self.positions[rows],
+            scores=None if self.scores is None else self.scores[rows],
+            tomograms=tuple(self.tomograms[row] for row in rows) if self.tomograms else (),
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Window:
+    """A box of a volume, which may reach past its far faces."""
+
+    corner: Shape
+    """First voxel, ``z y x``."""
+    shape: Shape
+
+    @property
+    def slices(self) -> tuple[slice, slice, slice]:
+        """The window as an index of a volume.
+
+        >>> Window(corner=(0, 4, 8), shape=(4, 4, 4)).slices
+        (slice(0, 4, None), slice(4, 8, None), slice(8, 12, None))
+        """
+        z, y, x = (
+            slice(start, start + size) for start, size in zip(self.corner, self.shape, strict=True)
+        )
+        return z, y, x
