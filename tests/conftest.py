@@ -7,7 +7,7 @@ import pytest
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
 
 
-@pytest.fixture()
+@pytest.fixture
 def shared_data() -> Path:
     """Folder of real data, which is not part of the repository."""
     if not _DATA.is_dir():

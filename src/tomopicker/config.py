@@ -90,7 +90,7 @@ class Training(Stage):
 
 
 class Inference(Stage):
-    """Paper 3.4: `windows` are the paper's, `whole` is the same convolution without window faces."""
+    """Paper 3.4: `windows` are the paper's; `whole` is the same network without window faces."""
 
     method: Literal["windows", "whole"] = "windows"
     tile: Annotated[int, Field(gt=0)] = 128

@@ -1,4 +1,4 @@
-"""What can be wrong with the user's input; the command line prints it in one line and exits with 2."""
+"""What can be wrong with the user's input; the command line prints it and exits with 2."""
 
 
 class InputError(ValueError):
