@@ -1,0 +1,22 @@
+"""Picks of every format over one table, `Particles`."""
+
+from tomopicker.io.particles.formats import FORMATS, Format, read_particles, write_particles
+from tomopicker.io.particles.frame import Frame
+from tomopicker.io.particles.matching import (
+    by_tomogram,
+    check_inside,
+    fitting_orders,
+    read_picks_for,
+)
+
+__all__ = [
+    "FORMATS",
+    "Format",
+    "Frame",
+    "by_tomogram",
+    "check_inside",
+    "fitting_orders",
+    "read_particles",
+    "read_picks_for",
+    "write_particles",
+]

@@ -1,0 +1,112 @@
+"""Picks as a table of voxels, with or without a header: ``x,y,z,score``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+
+from tomopicker.errors import InputError
+from tomopicker.io.particles.frame import Frame
+from tomopicker.io.particles.rows import Row, is_number, number, read_rows
+from tomopicker.io.whole import whole_file
+from tomopicker.types import Particles
+
+COORDINATES = {"x": ("x", "x_coord"), "y": ("y", "y_coord"), "z": ("z", "z_coord")}
+"""What headers call the coordinates; the second are the TomoPicker authors' names."""
+
+SCORES = ("score",)
+NAMES = ("tomogram", "tomogram_name", "rlntomoname")
+"""What headers call the tomogram; compared in lower case."""
+
+
+def read_csv(path: Path, frame: Frame) -> Particles:
+    """Read picks in voxels of their tomogram, 0-based, floats.
+
+    Columns are found by name in any order, further ones are ignored; a file without a header
+    (EMPIAR-10988's) holds x, y, z and perhaps a score. Cells are separated by commas, semicolons,
+    tabs or blanks. Tomogram names stay text, so that 001 is not 1.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, empty or not text, has no picks, lacks a coordinate column, or
+        holds something else than a finite number where one must be.
+    """
+    rows = read_rows(path)
+    if any(is_number(cell) for cell in rows[0][1]):
+        rows = [(0, _header_for(path, rows[0])), *rows]
+    header = [cell.lower() for cell in rows[0][1]]
+    columns = {axis: _find(header, names) for axis, names in COORDINATES.items()}
+    score, name = _find(header, SCORES), _find(header, NAMES)
+    missing = [axis for axis, column in columns.items() if column is None]
+    if missing:
+        raise InputError(
+            f"{path}: has no column {', '.join(missing)}, only {', '.join(rows[0][1])}; "
+            "name the columns x,y,z,score in its first line"
+        )
+    if len(rows) == 1:
+        raise InputError(f"{path}: has a header but no picks; give at least one pick")
+    for line, cells in rows[1:]:
+        if len(cells) != len(header):
+            raise InputError(
+                f"{path}: line {line} has {len(cells)} columns where {len(header)} were "
+                "expected; correct or remove that line"
+            )
+
+    def values(label: str, column: int) -> list[float]:
+        return [number(path, line, label, cells[column]) for line, cells in rows[1:]]
+
+    zyx = [values(axis, column) for axis in "zyx" if (column := columns[axis]) is not None]
+    return Particles.from_voxels(
+        np.array(zyx).T,
+        voxel_size=frame.voxel_size,
+        scores=None if score is None else np.array(values("score", score)),
+        tomograms=() if name is None else [cells[name] for _, cells in rows[1:]],
+    )
+
+
+def write_csv(path: Path, particles: Particles, frame: Frame, *, overwrite: bool = False) -> None:
+    """Write ``x,y,z,score`` in the frame's voxels, without a score when the particles have none.
+
+    A column `tomogram` follows when the particles are of several tomograms.
+
+    Raises
+    ------
+    InputError
+        When the file exists and may not be replaced, or cannot be written.
+    """
+    columns: dict[str, Sequence[str]] = {
+        axis: [f"{value:.4f}" for value in values]
+        for axis, values in zip("xyz", particles.positions.T / frame.voxel_size, strict=True)
+    }
+    if particles.scores is not None:
+        # Nine digits tell every float32 from the next, so the ranking survives.
+        columns["score"] = [f"{score:.9g}" for score in particles.scores]
+    if len(set(particles.tomograms)) > 1:
+        columns["tomogram"] = [_quoted(name) for name in particles.tomograms]
+    lines = [",".join(columns), *map(",".join, zip(*columns.values(), strict=True))]
+    with whole_file(path, overwrite=overwrite) as temporary:
+        temporary.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _header_for(path: Path, first: Row) -> list[str]:
+    """Name the columns of a file without a header."""
+    line, cells = first
+    if len(cells) not in (3, 4):
+        raise InputError(
+            f"{path}: line {line} has {len(cells)} columns and no header names them; expected "
+            "x,y,z or x,y,z,score, or a first line that names the columns"
+        )
+    return ["x", "y", "z", "score"][: len(cells)]
+
+
+def _find(header: list[str], names: Sequence[str]) -> int | None:
+    return next((header.index(name) for name in names if name in header), None)
+
+
+def _quoted(name: str) -> str:
+    if any(mark in name for mark in ',;"\t'):
+        return '"' + name.replace('"', '""') + '"'
+    return name

@@ -1,0 +1,201 @@
+"""Which picks belong to which tomogram, and whether they fit it."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tomopicker.errors import InputError
+from tomopicker.io.particles.formats import SUFFIXES, read_particles
+from tomopicker.io.tomograms import match_names
+from tomopicker.types import Floats, Particles, Shape, Tomogram
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+ORDERS = ("xyz", "zyx", "yxz", "xzy", "yzx", "zxy")
+"""What three columns may be; the file's own first, then the likelier mistakes."""
+
+
+def read_picks_for(
+    path: Path | str, tomograms: Sequence[Tomogram], *, skip_unmatched: bool = False
+) -> list[Particles]:
+    """Read the picks of each tomogram, from one file or from a folder of files.
+
+    Parameters
+    ----------
+    path
+        One file for all the tomograms (see `by_tomogram`), or a folder with a file per tomogram,
+        named as the tomogram is; where several are, `.csv` counts before `.star`.
+    tomograms
+        The tomograms, whose voxel sizes and shapes the picks are read with.
+    skip_unmatched
+        Whether picks in other tomograms are left out instead of refused.
+
+    Raises
+    ------
+    InputError
+        When a tomogram has no picks, or picks have no tomogram.
+    """
+    path = Path(path)
+    names = [tomogram.name for tomogram in tomograms]
+    files = _file_of_each(path, names) if path.is_dir() else dict.fromkeys(names, path)
+    picks = []
+    tables: dict[tuple[Path, float, Shape], dict[str, Particles]] = {}
+    for tomogram in tomograms:
+        file = files[tomogram.name]
+        key = (file, tomogram.voxel_size, tomogram.shape)
+        if key not in tables:
+            table = read_particles(file, voxel_size=tomogram.voxel_size, shape=tomogram.shape)
+            sharing = [name for name in names if files[name] == file]
+            parts = by_tomogram(table, sharing, file, skip_unmatched=skip_unmatched)
+            tables[key] = dict(zip(sharing, parts, strict=True))
+        picks.append(tables[key][tomogram.name])
+    return picks
+
+
+def by_tomogram(
+    particles: Particles, names: Sequence[str], source: Path, *, skip_unmatched: bool = False
+) -> list[Particles]:
+    """Distribute one table over tomograms, by the names in it (see `match_names`).
+
+    Parameters
+    ----------
+    particles
+        All the picks; without names they can only be of one tomogram.
+    names
+        Of the tomograms.
+    source
+        The file to name in errors.
+    skip_unmatched
+        Whether picks in other tomograms are left out instead of refused.
+
+    Returns
+    -------
+    list
+        The particles of each tomogram, in the order of `names`, and named so.
+
+    Raises
+    ------
+    InputError
+        When the table does not tell which tomogram its picks are in, names one that is not
+        there, or leaves one without picks.
+    """
+    if len(set(names)) < len(names):
+        double = next(name for name in names if names.count(name) > 1)
+        raise InputError(f"{source}: two tomograms are called {double}; rename one of them")
+    if not particles.tomograms:
+        if len(names) == 1:
+            return [replace(particles, tomograms=tuple(names) * len(particles))]
+        raise InputError(
+            f"{source}: does not say which of the {len(names)} tomograms its picks are in; add a "
+            "column tomogram, or give a folder with one file per tomogram"
+        )
+    try:
+        matched = match_names(particles.tomograms, names)
+    except InputError as error:
+        raise InputError(f"{source}: {error}") from None
+    strangers = [name for name in dict.fromkeys(particles.tomograms) if name not in matched]
+    if strangers and not skip_unmatched:
+        raise InputError(
+            f"{source}: has picks in {_listed(strangers)}, but the tomograms are {_listed(names)}; "
+            "pass the missing tomogram too, or use --skip-unmatched"
+        )
+    owners = np.array([matched.get(name, "") for name in particles.tomograms])
+    parts = []
+    for name in names:
+        part = particles.select(owners == name)
+        if not len(part):
+            raise InputError(
+                f"{source}: has no picks in {name}, only in "
+                f"{_listed(list(dict.fromkeys(particles.tomograms)))}; leave that tomogram out"
+            )
+        parts.append(replace(part, tomograms=(name,) * len(part)))
+    return parts
+
+
+def check_inside(particles: Particles, shape: Shape, source: Path | str) -> None:
+    """Refuse picks that lie outside their tomogram.
+
+    Parameters
+    ----------
+    particles
+        Of one tomogram.
+    shape
+        Its voxels ``z y x``.
+    source
+        The file to name in the error.
+
+    Raises
+    ------
+    InputError
+        Naming the first pick that is more than half a voxel outside and, when all would fit in
+        another order of the columns, that order.
+    """
+    xyz = particles.voxels[:, ::-1]
+    sizes = dict(zip("zyx", shape, strict=True))
+    wrong = ~_inside(xyz, "xyz", sizes)
+    if not wrong.any():
+        return
+    row, column = np.argwhere(wrong)[0]
+    axis = "xyz"[column]
+    outside = int(wrong.any(axis=1).sum())
+    remedy = "check the voxel size or binning that the picks were made at"
+    fitting = fitting_orders(particles, shape)
+    if fitting:
+        remedy = f"the picks fit the volume as {','.join(fitting[0])}: swap the columns"
+    raise InputError(
+        f"{source}: pick {row + 1} has {axis} = {xyz[row, column]:.6g}, outside the volume's "
+        f"{sizes[axis]} voxels along {axis} ({outside} of {len(particles)} picks are outside); "
+        f"{remedy}"
+    )
+
+
+def fitting_orders(particles: Particles, shape: Shape) -> list[str]:
+    """Name the orders of the columns, of `ORDERS`, in which every pick is inside the volume.
+
+    >>> low_and_wide = Particles.from_voxels(np.array([[90, 20, 5]]), voxel_size=10.0)
+    >>> fitting_orders(low_and_wide, (10, 30, 100))
+    ['zyx']
+    """
+    sizes = dict(zip("zyx", shape, strict=True))
+    xyz = particles.voxels[:, ::-1]
+    return [order for order in ORDERS if _inside(xyz, order, sizes).all()]
+
+
+def _inside(columns: Floats, order: str, sizes: dict[str, int]) -> NDArray[np.bool_]:
+    """Tell of each coordinate (n, 3) whether it is within the volume, half a voxel included."""
+    limits = np.array([sizes[axis] for axis in order])
+    return (columns >= -0.5) & (columns <= limits - 0.5)
+
+
+def _file_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+    """Find the file of each tomogram in a folder."""
+    files: dict[str, Path] = {}
+    for suffix in SUFFIXES:
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() == suffix:
+                files.setdefault(file.stem, file)
+    if not files:
+        raise InputError(f"{folder}: has no picks; put one {', '.join(SUFFIXES)} file per tomogram")
+    try:
+        matched = match_names(names, list(files))
+    except InputError as error:
+        raise InputError(f"{folder}: {error}") from None
+    missing = [name for name in names if name not in matched]
+    if missing:
+        raise InputError(
+            f"{folder}: has no picks for {_listed(missing)}, only {_listed(sorted(files))}; "
+            "name the files as the tomograms are named"
+        )
+    return {name: files[matched[name]] for name in names}
+
+
+def _listed(names: Sequence[str], most: int = 5) -> str:
+    shown = ", ".join(names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

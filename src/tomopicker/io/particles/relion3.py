@@ -1,0 +1,71 @@
+"""RELION-3 picks, as Warp and M read and write them: pixels, in a block without a name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from tomopicker.io.particles import star
+from tomopicker.io.particles.frame import Frame
+from tomopicker.types import Floats, Particles
+
+COLUMNS = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
+
+
+def read_relion3(path: Path, frame: Frame) -> Particles:
+    """Read a particle list of RELION 3, Warp or M; refined shifts are taken off.
+
+    A pixel size that the file states is what its coordinates count (Warp exports particles at
+    another size than it reconstructs tomograms); otherwise they count the tomogram's voxels.
+
+    Raises
+    ------
+    InputError
+        When the file is no such list.
+    """
+    blocks = star.read_blocks(path)
+    table = star.particle_table(path, blocks, COLUMNS)
+    pixel = _pixel_size(path, blocks, table)
+    if pixel is None:
+        pixel = np.full(len(table), frame.voxel_size)
+    positions = star.coordinates(path, table, COLUMNS) * pixel[:, None]
+    positions -= star.origins(path, table, pixel)
+    return star.particles_from(path, table, positions, frame.voxel_size)
+
+
+def write_relion3(
+    path: Path, particles: Particles, frame: Frame, *, overwrite: bool = False
+) -> None:
+    """Write a particle list for Warp or M, in the frame's voxels.
+
+    Raises
+    ------
+    InputError
+        When the file exists and may not be replaced, or cannot be written.
+    """
+    table = star.table_for(
+        path,
+        particles,
+        name_column="rlnMicrographName",
+        # Warp leaves out, silently, what is not named as its tilt series are.
+        suffix=".tomostar",
+        columns=COLUMNS,
+        values=particles.positions / frame.voxel_size,
+    )
+    table["rlnPixelSize"] = frame.voxel_size
+    star.write_blocks(path, {"": table}, overwrite=overwrite)
+
+
+def _pixel_size(path: Path, blocks: star.Blocks, table: pd.DataFrame) -> Floats | None:
+    """Find the pixel size (n,) in ångström, None where the file states none."""
+    pixel = star.optional_numbers(path, blocks, table, "rlnPixelSize")
+    if pixel is not None:
+        return pixel
+    detector = star.optional_numbers(path, blocks, table, "rlnDetectorPixelSize")
+    if detector is None:
+        return star.optional_numbers(path, blocks, table, "rlnImagePixelSize")
+    # A detector's pixel is in micrometres; a magnification of 10,000 makes it the image's in Å.
+    magnification = star.optional_numbers(path, blocks, table, "rlnMagnification")
+    return detector if magnification is None else detector * 10_000 / magnification

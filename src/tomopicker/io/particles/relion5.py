@@ -1,0 +1,58 @@
+"""RELION-5 picks: ångström from the tomogram's centre, in a block named `particles`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from tomopicker.errors import InputError
+from tomopicker.io.particles import star
+from tomopicker.io.particles.frame import Frame
+from tomopicker.types import Floats, Particles
+
+COLUMNS = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
+
+
+def read_relion5(path: Path, frame: Frame) -> Particles:
+    """Read a RELION-5 particle list; refined shifts (`rlnOriginXAngst`) are taken off.
+
+    Raises
+    ------
+    InputError
+        When the frame has no shape, or the file is no such list.
+    """
+    centre = _centre(path, frame)
+    table = star.particle_table(path, star.read_blocks(path), COLUMNS)
+    positions = star.coordinates(path, table, COLUMNS) - star.origins(path, table) + centre
+    return star.particles_from(path, table, positions, frame.voxel_size)
+
+
+def write_relion5(
+    path: Path, particles: Particles, frame: Frame, *, overwrite: bool = False
+) -> None:
+    """Write a RELION-5 particle list with tilt-series names and `rlnAutopickFigureOfMerit`.
+
+    Raises
+    ------
+    InputError
+        When the frame has no shape, or the file exists and may not be replaced.
+    """
+    table = star.table_for(
+        path,
+        particles,
+        name_column="rlnTomoName",
+        columns=COLUMNS,
+        values=particles.positions - _centre(path, frame),
+    )
+    star.write_blocks(path, {"particles": table}, overwrite=overwrite)
+
+
+def _centre(path: Path, frame: Frame) -> Floats:
+    if frame.shape is None:
+        raise InputError(
+            f"{path}: RELION-5 counts from the tomogram's centre; give the tomogram with it"
+        )
+    # RELION's extraction takes size / 2 as the centre; its own Python picker writes size / 2 - 1,
+    # one unbinned pixel away. The program that uses the list counts.
+    return np.array(frame.shape[::-1]) * frame.voxel_size / 2
