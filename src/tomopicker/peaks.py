@@ -1,0 +1,272 @@
+"""Scores to separated peaks: exact greedy non-maximum suppression, paper 3.4."""
+
+from __future__ import annotations
+
+import heapq
+import math
+from collections import defaultdict
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TypeAlias
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tomopicker.errors import InputError
+from tomopicker.types import Floats, Shape, Volume
+
+
+@dataclass(frozen=True, kw_only=True)
+class Peaks:
+    """Picked voxels, best first."""
+
+    voxels: NDArray[np.int64]
+    """(n, 3), ``z y x``."""
+    scores: Floats
+    """(n,), never increasing."""
+
+    def __len__(self) -> int:
+        return len(self.voxels)
+
+
+def find_peaks(
+    scores: Volume,
+    *,
+    radius: float,
+    count: int | None = None,
+    threshold: float | None = None,
+) -> Peaks:
+    """Pick the maximum, exclude the ball of `radius` around it, and repeat (paper 3.4).
+
+    The picks are those of that loop over the whole volume, ties included: of equal scores the
+    first in ``z y x`` order is picked. Voxels that are NaN or -inf are never picked. The scores
+    are only read, so a memory-mapped volume will do.
+
+    Parameters
+    ----------
+    scores
+        (z, y, x), of any real type.
+    radius
+        In voxels; a voxel at squared distance d² <= radius² from a pick is excluded.
+    count
+        Most picks to make; fewer are made when nothing is left. None sets no limit.
+    threshold
+        Picks score above it. None sets no threshold.
+
+    Raises
+    ------
+    InputError
+        When the scores are not a volume, or a setting is out of range.
+
+    Examples
+    --------
+    >>> find_peaks(np.array([[[1.0, 5.0, 4.0, 3.0]]]), radius=1).voxels.tolist()
+    [[0, 0, 1], [0, 0, 3]]
+    """
+    if scores.ndim != 3:
+        raise InputError(f"scores must be a volume (z, y, x), got shape {scores.shape}")
+    if not radius > 0:
+        raise InputError(f"the radius of a pick must be above 0 voxels, got {radius}")
+    if count is not None and count < 0:
+        raise InputError(f"the number of picks must be 0 or more, got {count}")
+    if threshold is not None and math.isnan(threshold):
+        raise InputError("the threshold of a pick's score must be a number, got nan")
+    floor = -math.inf if threshold is None else threshold
+    limit = scores.size if count is None else count
+
+    voxels: list[_Voxel] = []
+    values: list[float] = []
+    blocks = _Blocks(scores, radius, floor)
+    # A block waits at a place that its best live voxel cannot pass: its first maximum when last
+    # looked at, or, before that, its maximum at its first corner. Exclusion only moves voxels
+    # back, so a block need not be looked at again until it comes to the head of the queue.
+    queue = blocks.places()
+    heapq.heapify(queue)
+    while queue and len(voxels) < limit:
+        best = blocks.best(queue[0][2])
+        if best is None:
+            heapq.heappop(queue)
+            continue
+        place, voxel = best
+        heapq.heapreplace(queue, place)
+        if queue[0] is place:
+            voxels.append(voxel)
+            values.append(-place[0])
+            blocks.exclude(voxel)
+    return Peaks(
+        voxels=np.array(voxels, dtype=np.int64).reshape(-1, 3),
+        scores=np.array(values, dtype=np.float64),
+    )
+
+
+def refine(scores: Volume, peaks: Peaks, *, radius: float) -> Floats:
+    """Move each peak to the centroid of the scores around it.
+
+    The centroid is that of the scores, less their minimum, in a ball that follows it until it
+    rests: so neither the grid nor the background pulls it to the ball's centre. Near a face of
+    the volume the ball is cut on both sides alike, for the missing half would push it inwards.
+    A plateau pulls towards its middle, and a constant neighbourhood does not move.
+
+    Parameters
+    ----------
+    scores
+        (z, y, x), the volume in which `peaks` were found; NaN and infinite voxels are ignored.
+    peaks
+        n peaks.
+    radius
+        Of the ball, in voxels; best about that of the bump that a particle makes.
+
+    Returns
+    -------
+    (n, 3) centres ``z y x`` in voxels, each at most 1.5 voxels, and at most `radius`, from its
+    peak.
+
+    Raises
+    ------
+    InputError
+        When `radius` is not positive.
+    """
+    if not radius > 0:
+        raise InputError(f"the radius to refine in must be above 0 voxels, got {radius}")
+    centres = peaks.voxels.astype(np.float64)
+    farthest = min(_FARTHEST_MOVE, radius)
+    for row, peak in enumerate(peaks.voxels):
+        for _ in range(_MOVES):
+            before = centres[row].copy()
+            move = _centroid(scores, before, radius) - peak
+            move *= min(1.0, farthest / max(float(np.linalg.norm(move)), farthest))
+            centres[row] = peak + move
+            if np.abs(centres[row] - before).max() < _REST:
+                break
+    return centres
+
+
+_Voxel: TypeAlias = Shape  # z y x
+_Place: TypeAlias = tuple[float, int, int]  # minus the score, flat index, block
+
+_SIDE = 16  # of a block: larger ones are slow to look at, smaller ones are too many
+_FARTHEST_MOVE = 1.5
+_MOVES = 10
+_REST = 0.01
+
+
+class _Blocks:
+    """The best voxel left in every block of a volume, as balls are excluded from it."""
+
+    def __init__(self, scores: Volume, radius: float, floor: float) -> None:
+        self._scores = np.asarray(scores)  # slices of a memory map are slow to make
+        self._grid = [math.ceil(size / _SIDE) for size in scores.shape]
+        self._floor = floor
+        # Squared distances of whole voxels: the integer part of radius² is all that counts.
+        self._reach = int(min(radius, sum(scores.shape)))
+        self._limit = int(min(radius, sum(scores.shape)) ** 2)
+        self._origin = self._reach + _SIDE
+        self._squares = np.arange(-self._origin, self._reach + 2 * _SIDE, dtype=np.int32) ** 2
+        # Only a block that came to the head of the queue has a copy to exclude voxels in, until
+        # it is spent; the others keep the list of the picks that reach them.
+        self._live: dict[int, Volume] = {}
+        self._pending: defaultdict[int, list[_Voxel]] = defaultdict(list)
+
+    def places(self) -> list[_Place]:
+        """Place of every block that holds scores above the floor: its maximum, at its corner."""
+        maxima = _block_maxima(self._scores).ravel().astype(np.float64)
+        blocks = np.flatnonzero(maxima > self._floor)
+        corners = np.stack(np.unravel_index(blocks, self._grid)) * _SIDE
+        flat = np.ravel_multi_index(tuple(corners), self._scores.shape)
+        return list(zip((-maxima[blocks]).tolist(), flat.tolist(), blocks.tolist(), strict=True))
+
+    def best(self, block: int) -> tuple[_Place, _Voxel] | None:
+        """Place and voxel of the block's first maximum; None when none is above the floor."""
+        _, grid_rows, grid_columns = self._grid
+        _, rows, columns = self._scores.shape
+        layer, line = divmod(block, grid_rows * grid_columns)
+        z, y, x = layer * _SIDE, line // grid_columns * _SIDE, line % grid_columns * _SIDE
+        live = self._live.get(block)
+        if live is None:
+            values = self._scores[z : z + _SIDE, y : y + _SIDE, x : x + _SIDE]
+            live = self._live[block] = np.fmax(values, np.float32(-np.inf))
+        for centre in self._pending.pop(block, ()):
+            live[self._ball(live.shape, z - centre[0], y - centre[1], x - centre[2])] = -np.inf
+        first = int(live.argmax())
+        score = float(live.item(first))
+        if not score > self._floor:
+            del self._live[block]
+            return None
+        _, high, wide = live.shape
+        z, y, x = z + first // (high * wide), y + first // wide % high, x + first % wide
+        return (-score, (z * rows + y) * columns + x, block), (z, y, x)
+
+    def exclude(self, centre: _Voxel) -> None:
+        """Exclude the ball around a pick."""
+        _, rows, columns = self._grid
+        z, y, x = (
+            [
+                (index, max(index * _SIDE - at, at - (index + 1) * _SIDE + 1, 0) ** 2)
+                for index in range(
+                    max(0, at - self._reach) // _SIDE,
+                    min(size, (at + self._reach) // _SIDE + 1),
+                )
+            ]
+            for at, size in zip(centre, self._grid, strict=True)
+        )
+        for i, dz in z:
+            for j, dy in y:
+                start, left = (i * rows + j) * columns, self._limit - dz - dy
+                for k, dx in x:
+                    if dx <= left:
+                        self._pending[start + k].append(centre)
+
+    def _ball(self, shape: Shape, z: int, y: int, x: int) -> NDArray[np.bool_]:
+        """Voxels of a block in the ball whose centre is `z y x` before the block's corner."""
+        high, wide, long = shape
+        dz = self._squares[self._origin + z : self._origin + z + high]
+        dy = self._squares[self._origin + y : self._origin + y + wide]
+        dx = self._squares[self._origin + x : self._origin + x + long]
+        # In this order of the sum only the comparison has the size of the block.
+        near: NDArray[np.bool_] = dz[:, None, None] <= (self._limit - dy[:, None]) - dx
+        return near
+
+
+def _block_maxima(scores: Volume) -> Volume:
+    """Maximum of every block, ``z y x`` blocks; NaN for a block that holds nothing else."""
+    _, rows, columns = scores.shape
+    grid = [math.ceil(size / _SIDE) for size in scores.shape]
+    dtype = np.result_type(scores.dtype, np.float32)
+    maxima = np.empty(grid, dtype=dtype)
+    plane = np.full((grid[1] * _SIDE, grid[2] * _SIDE), np.nan, dtype=dtype)
+    for layer, start in enumerate(range(0, len(scores), _SIDE)):
+        np.fmax.reduce(scores[start : start + _SIDE], axis=0, out=plane[:rows, :columns])
+        lines = np.fmax.reduce(plane.reshape(grid[1], _SIDE, -1), axis=1)
+        np.fmax.reduce(lines.reshape(grid[1], grid[2], _SIDE), axis=2, out=maxima[layer])
+    return maxima
+
+
+def _ball(shape: Shape, centre: Sequence[float], radius: float) -> NDArray[np.bool_]:
+    """Voxels of a box within `radius` of a centre that may lie outside the box."""
+    z, y, x = ((np.arange(size) - at) ** 2 for size, at in zip(shape, centre, strict=True))
+    near: NDArray[np.bool_] = z[:, None, None] + y[:, None] + x <= radius**2
+    return near
+
+
+def _centroid(scores: Volume, centre: Floats, radius: float) -> Floats:
+    """Centroid of the scores, less their minimum, in the ball around a sub-voxel centre."""
+    # The mirror image of every voxel of the box must be in the volume too.
+    reach = np.minimum(radius, np.minimum(centre, np.array(scores.shape) - 1 - centre))
+    low = np.ceil(centre - reach).astype(int)
+    high = np.floor(centre + reach).astype(int) + 1
+    box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
+    values = scores[box].astype(np.float64)
+    ball = _ball(values.shape, centre - low, radius) & np.isfinite(values)
+    if not ball.any():
+        return centre
+    weights = np.where(ball, values - values.min(where=ball, initial=np.inf), 0.0)
+    total = weights.sum()
+    if not total > 0:
+        return centre
+    offset: Floats = np.array(
+        [
+            weights.sum(axis=others) @ np.arange(size) / total
+            for size, others in zip(values.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
+        ]
+    )
+    return low + offset
