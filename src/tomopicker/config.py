@@ -6,9 +6,12 @@ same clicks. The two differ only in the settings named here.
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, TypeAlias
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, TypeAlias
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from tomopicker.errors import InputError
 
 PresetName: TypeAlias = Literal["default", "paper"]
 ObjectiveName: TypeAlias = Literal["pn", "pu", "kl", "balanced-pu"]
@@ -29,6 +32,13 @@ class Preprocessing(Stage):
     clip_sigma: Positive = 3.0
 
 
+class Labels(Stage):
+    """Paper 3.1."""
+
+    core: Annotated[float, Field(gt=0, le=1)] = 1.0
+    """Radius of the ball of positive voxels, in particle radii."""
+
+
 class Network(Stage):
     """Paper 3.3; `space-to-depth` is ours."""
 
@@ -42,8 +52,8 @@ class Network(Stage):
     @property
     def stride(self) -> int:
         """Voxels by which an input side must be divisible."""
-        poolings = len(self.channels) - 1
-        return 2 ** (poolings + (self.architecture == "space-to-depth"))
+        halvings = len(self.channels) - 1 + int(self.architecture == "space-to-depth")
+        return 1 << halvings
 
 
 class Objective(Stage):
@@ -118,6 +128,7 @@ class Config(Stage):
     expected: Annotated[int, Field(gt=0)] | None = None
     """Expected number of particles per training tomogram, Ep; None lets `default` estimate it."""
     preprocessing: Preprocessing = Preprocessing()
+    labels: Labels = Labels()
     network: Network = Network()
     objective: Objective = Objective()
     sampling: Sampling = Sampling()
@@ -134,27 +145,68 @@ class Config(Stage):
         return self
 
 
-_DEFAULT = {
-    "network": Network(
-        architecture="space-to-depth", block="plain", channels=(32, 64, 128), filter_channel=True
-    ),
-    "objective": Objective(name="balanced-pu"),
-    "sampling": Sampling(method="crops", side=48, steps_per_epoch=20, augment=True),
-    "training": Training(epochs=20, batch=6, schedule="cosine", ema=0.98),
-    "inference": Inference(method="whole"),
-    "peaks": Peaks(exclusion=0.8, smoothing=0.1, subvoxel=True),
-}
+def preset(
+    name: PresetName,
+    *,
+    radius_angstrom: float,
+    voxel_size: float,
+    expected: int | None = None,
+    overrides: Mapping[str, object] | None = None,
+) -> Config:
+    """Settings of a preset for a particle of a given radius.
 
-_PRESETS: dict[PresetName, dict[str, Stage]] = {"paper": {}, "default": _DEFAULT}
+    Parameters
+    ----------
+    radius_angstrom, voxel_size
+        In ångström.
+    expected
+        Number of particles per training tomogram.
+    overrides
+        Settings by their dotted name, such as ``{"training.epochs": 5}``.
 
+    Raises
+    ------
+    InputError
+        When a name is unknown or a value out of range.
 
-def preset(name: PresetName, *, radius_angstrom: float, expected: int | None = None) -> Config:
-    """Settings of a preset for a particle of the given radius in ångström.
-
-    >>> preset("paper", radius_angstrom=160).network.channels
+    >>> preset("paper", radius_angstrom=160, voxel_size=13.5).network.channels
     (32, 64, 128, 256)
     """
-    stages = _PRESETS[name]
-    return Config.model_validate(
-        {"preset": name, "radius_angstrom": radius_angstrom, "expected": expected, **stages}
-    )
+    stages: dict[str, dict[str, Any]] = {}
+    if name == "default":
+        stages = {stage: dict(values) for stage, values in _DEFAULT.items()}
+        stages["sampling"]["side"] = _crop_side(radius_angstrom / voxel_size)
+    for dotted, value in (overrides or {}).items():
+        stage, _, setting = dotted.partition(".")
+        if stage not in Config.model_fields or not setting:
+            known = ", ".join(key for key, kind in Config.model_fields.items() if kind.default)
+            raise InputError(f"{dotted}: no such setting; it is <stage>.<name>, stages: {known}")
+        stages.setdefault(stage, {})[setting] = value
+    try:
+        return Config.model_validate(
+            {"preset": name, "radius_angstrom": radius_angstrom, "expected": expected, **stages}
+        )
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise InputError(f"{where or 'settings'}: {first['msg']}") from error
+
+
+_DEFAULT: dict[str, dict[str, Any]] = {
+    "network": {
+        "architecture": "space-to-depth",
+        "block": "plain",
+        "channels": (32, 64, 128),
+        "filter_channel": True,
+    },
+    "objective": {"name": "balanced-pu"},
+    "sampling": {"method": "crops", "steps_per_epoch": 20, "augment": True},
+    "training": {"epochs": 20, "batch": 6, "schedule": "cosine", "ema": 0.98},
+    "inference": {"method": "whole"},
+    "peaks": {"exclusion": 0.8, "smoothing": 0.1, "subvoxel": True},
+}
+
+
+def _crop_side(radius: float) -> int:
+    """Four particle radii, which shows the particle and its neighbours; a multiple of 8 voxels."""
+    return min(max(round(4 * radius / 8) * 8, 32), 96)
