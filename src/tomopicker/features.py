@@ -1,0 +1,65 @@
+"""Features: what the network sees of a tomogram, read window by window."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tomopicker.matched_filter import correlate
+from tomopicker.preprocess import Normalisation
+from tomopicker.windows import cut, inside, place
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tomopicker.matched_filter import RadialFilter
+    from tomopicker.types import Shape, Tomogram, Volume, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Features:
+    """A tomogram's input channels; the volume itself stays where it is, on disk or in memory."""
+
+    data: Volume
+    """``z y x``, raw."""
+    normalisation: Normalisation
+    correlation: NDArray[np.float32] | None = None
+    """``z y x``, the matched filter's correlation, standardised; None without that channel."""
+
+    @property
+    def shape(self) -> Shape:
+        """Voxels along ``z y x``."""
+        z, y, x = self.data.shape
+        return z, y, x
+
+    def density(self, window: Window) -> NDArray[np.float32]:
+        """(z, y, x) standardised density; outside of the volume 0, its mean."""
+        at = inside(window, self.shape)
+        block = self.normalisation.apply(np.asarray(self.data[at.slices]))
+        return place(block, at, window)
+
+    def read(self, window: Window) -> NDArray[np.float32]:
+        """(c, z, y, x) all channels; outside of the volume 0."""
+        channels = [self.density(window)]
+        if self.correlation is not None:
+            channels.append(cut(self.correlation, window))
+        return np.stack(channels)
+
+
+def compute_features(
+    tomogram: Tomogram, normalisation: Normalisation, radial: RadialFilter | None
+) -> Features:
+    """Compute the channels of a tomogram; the correlation only when there is a filter.
+
+    Each tomogram's correlation is standardised by its own mean and deviation, because the
+    coefficient shrinks with the noise.
+    """
+    plain = Features(data=tomogram.data, normalisation=normalisation)
+    if radial is None:
+        return plain
+    correlation = correlate(plain.density, plain.shape, radial)
+    correlation -= correlation.mean(dtype=np.float64)
+    correlation /= correlation.std(dtype=np.float64)
+    return Features(data=tomogram.data, normalisation=normalisation, correlation=correlation)

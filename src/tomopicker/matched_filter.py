@@ -1,0 +1,173 @@
+"""Radial matched filter: the clicked particles' rotational average, correlated with a tomogram.
+
+The rotational average of a particle is its size, its contrast and the rings of the contrast
+transfer function. A few clicks fix it, and since it has no orientation one correlation replaces
+the thousands of a template search.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy import fft
+
+from tomopicker.errors import InputError
+from tomopicker.windows import tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable
+
+    from numpy.typing import NDArray
+
+    from tomopicker.types import Floats, Shape, Window
+
+MASK_RADII = 1.25
+"""Radius within which the filter looks, in particle radii: the particle and its first dark ring."""
+
+_TILE = 128
+
+
+@dataclass(frozen=True, kw_only=True)
+class RadialFilter:
+    """A rotationally symmetric template, sampled at whole voxels of its radius."""
+
+    profile: Floats
+    """(k,) density at radius 0, 1, ... k - 1 voxels; the mask ends at k - 1."""
+
+    @property
+    def reach(self) -> int:
+        """Voxels that the filter looks at on either side of a voxel."""
+        return len(self.profile) - 1
+
+    def template(self) -> NDArray[np.float32]:
+        """(k, k, k) template, mean 0 and norm 1 within its mask, 0 outside."""
+        distance = _distances(self.reach)
+        mask = distance <= self.reach
+        values = np.interp(distance, np.arange(len(self.profile)), self.profile)
+        values = np.where(mask, values - values[mask].mean(), 0.0)
+        template: NDArray[np.float32] = (values / np.sqrt((values**2).sum())).astype(np.float32)
+        return template
+
+
+def learn_filter(
+    blocks: Iterable[tuple[Callable[[Window], NDArray[np.float32]], Shape, Floats]],
+    *,
+    radius: float,
+) -> RadialFilter:
+    """Average the clicked particles over all directions.
+
+    Parameters
+    ----------
+    blocks
+        For each tomogram a function that reads a window of the standardised volume, the volume's
+        shape ``z y x``, and the clicked centres (n, 3) in voxels ``z y x``.
+    radius
+        Particle radius in voxels.
+
+    Raises
+    ------
+    InputError
+        When the average has no contrast, so that it cannot be told from any other place.
+    """
+    from tomopicker.types import Window
+
+    reach = ceil(MASK_RADII * radius)
+    total, count = np.zeros(reach + 2), np.zeros(reach + 2)
+    for read, shape, centres in blocks:
+        for centre in centres:
+            low = np.maximum(np.floor(centre).astype(int) - reach, 0)
+            high = np.minimum(np.ceil(centre).astype(int) + reach + 1, shape)
+            corner, extent = low.tolist(), (high - low).tolist()
+            block = read(Window(corner=tuple(corner), shape=tuple(extent)))
+            axes = (np.arange(a, b) - c for a, b, c in zip(low, high, centre, strict=True))
+            z, y, x = np.meshgrid(*axes, indexing="ij", sparse=True)
+            distance = np.sqrt(z**2 + y**2 + x**2)
+            inside = distance <= reach
+            # Each voxel is shared by the two nearest whole radii, so that the profile is smooth
+            # although the centres lie between voxels.
+            ring = np.floor(distance[inside]).astype(int)
+            upper = distance[inside] - ring
+            values = block[inside]
+            total += np.bincount(ring, values * (1 - upper), minlength=reach + 2)
+            total += np.bincount(ring + 1, values * upper, minlength=reach + 2)
+            count += np.bincount(ring, 1 - upper, minlength=reach + 2)
+            count += np.bincount(ring + 1, upper, minlength=reach + 2)
+    profile = (total / np.maximum(count, 1e-9))[: reach + 1]
+    if not count[0] or np.ptp(profile) < 1e-6:
+        raise InputError(
+            "the clicked particles' average has no contrast: check that the picks belong to this "
+            "tomogram with `tomopicker inspect`"
+        )
+    return RadialFilter(profile=profile)
+
+
+def correlate(
+    read: Callable[[Window], NDArray[np.float32]], shape: Shape, radial: RadialFilter
+) -> NDArray[np.float32]:
+    """Correlate a tomogram with a filter, normalised by the local mean and standard deviation.
+
+    The correlation coefficient of the template with the voxels under its mask, computed tile by
+    tile with fast Fourier transforms; beyond the faces the volume is mirrored.
+
+    Parameters
+    ----------
+    read
+        Reads a window of the standardised volume.
+    shape
+        Of the volume, ``z y x``.
+
+    Returns
+    -------
+    numpy.ndarray
+        ``z y x``, float32, between -1 and 1.
+    """
+    template = radial.template()
+    reach = radial.reach
+    scores = np.empty(shape, dtype=np.float32)
+    for tile in tiles(shape, side=_TILE, halo=reach):
+        block = read(tile.read)
+        margins = [
+            (reach - (core - start), reach - (start + length - core - size))
+            for core, size, start, length in zip(
+                tile.core.corner, tile.core.shape, tile.read.corner, tile.read.shape, strict=True
+            )
+        ]
+        scores[tile.core.slices] = _correlate_block(np.pad(block, margins, "symmetric"), template)
+    return scores
+
+
+def _correlate_block(
+    block: NDArray[np.float32], template: NDArray[np.float32]
+) -> NDArray[np.float32]:
+    """Coefficients at the voxels of a block that hold a whole template around them."""
+    reach = template.shape[0] // 2
+    mask = (_distances(reach) <= reach).astype(np.float32)
+    size = [fft.next_fast_len(length, real=True) for length in block.shape]
+    voxels = mask.sum()
+
+    # The kernels are symmetric, so convolution is correlation.
+    def convolve(
+        spectrum: NDArray[np.complex64], kernel: NDArray[np.float32]
+    ) -> NDArray[np.float32]:
+        product = spectrum * fft.rfftn(kernel, size, workers=-1)
+        full: NDArray[np.float32] = fft.irfftn(product, size, workers=-1)
+        z, y, x = (slice(2 * reach, length) for length in block.shape)
+        return full[z, y, x]
+
+    spectrum = fft.rfftn(block, size, workers=-1)
+    overlap = convolve(spectrum, template)
+    mean = convolve(spectrum, mask) / voxels
+    square = convolve(fft.rfftn(block * block, size, workers=-1), mask) / voxels
+    # A flat neighbourhood (padding, erased gold) has no variance and correlates with nothing.
+    deviation = np.sqrt(np.maximum(square - mean * mean, 1e-4) * voxels)
+    coefficient: NDArray[np.float32] = np.clip(overlap / deviation, -1, 1)
+    return coefficient
+
+
+def _distances(reach: int) -> Floats:
+    axis = np.arange(-reach, reach + 1, dtype=np.float64)
+    z, y, x = np.meshgrid(axis, axis, axis, indexing="ij", sparse=True)
+    return np.sqrt(z**2 + y**2 + x**2)
