@@ -1,0 +1,138 @@
+"""Calibration: how many particles a tomogram holds, and where to cut the list of peaks.
+
+Unlabelled is not negative, so no peak can be called false. What can be known is the share of the
+labelled particles that stand above a cut-off, R(t), and the number of peaks above it, n(t). If
+every peak above some cut-off were a particle, the tomogram would hold n(t) / R(t) of them; false
+peaks only raise that ratio, so its least value estimates the number of particles N (the bound
+behind best bin estimation of a class prior, Garg et al. 2021). Then N R(t) of the n(t) peaks are
+particles.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import sqrt
+from typing import TYPE_CHECKING
+
+import numpy as np
+from scipy.spatial import KDTree
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tomopicker.types import Floats
+
+MATCH_RADII = 0.75
+"""A peak within this many particle radii of a label is that particle."""
+
+MOST_PEAKS = 20_000
+"""Peaks that are looked at in a tomogram: several times what the most crowded cell holds."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Count:
+    """An estimated number of particles with its interval (about 95 %)."""
+
+    estimate: float
+    low: float
+    high: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """Scores that labelled particles have among the peaks of their tomogram."""
+
+    scores: Floats
+    """(k,) of those that were found, any order."""
+    total: int
+    """Labelled particles, found or not."""
+
+    def recall(self, thresholds: Floats) -> Floats:
+        """Share of the labelled particles whose score is at least each threshold."""
+        ranked = np.sort(self.scores)
+        return (len(ranked) - np.searchsorted(ranked, thresholds, side="left")) / self.total
+
+
+def match_labelled(
+    peaks: NDArray[np.float64], scores: Floats, labelled: NDArray[np.float64], *, tolerance: float
+) -> Labelled:
+    """Find the labelled particles among the peaks.
+
+    Parameters
+    ----------
+    peaks, scores
+        (n, 3) places of the peaks and (n,) their scores.
+    labelled
+        (m, 3) places of the labelled particles.
+    tolerance
+        Greatest distance of a peak from its particle; the best peak within it counts.
+    """
+    if not len(peaks):
+        return Labelled(scores=np.empty(0), total=len(labelled))
+    near = KDTree(peaks).query_ball_point(labelled, tolerance)
+    found = [scores[rows].max() for rows in near if rows]
+    return Labelled(scores=np.array(found, dtype=np.float64), total=len(labelled))
+
+
+def estimate_count(scores: Floats, labelled: Labelled) -> Count:
+    """Estimate the number of particles among peaks with the given scores.
+
+    Each labelled particle's score is tried as the cut-off t; the one with the least upper bound of
+    n(t) / R(t) decides, where the bound widens with the standard error of R(t), so that a ratio
+    from two or three labelled particles never wins by chance.
+    """
+    if not len(labelled.scores):
+        return Count(estimate=0.0, low=0.0, high=float(len(scores)))
+    thresholds = np.unique(labelled.scores)
+    recall = labelled.recall(thresholds)
+    peaks = _above(scores, thresholds)
+    error = np.sqrt((1 - recall + 1 / labelled.total) / (recall * labelled.total))
+    best = int(np.argmin(peaks / recall * (1 + error)))
+    estimate = float(peaks[best] / recall[best])
+    spread = 1.96 * sqrt(error[best] ** 2 + 1 / max(peaks[best], 1))
+    return Count(
+        estimate=estimate,
+        low=max(estimate * (1 - spread), 0.0),
+        high=min(estimate * (1 + spread), max(float(len(scores)), estimate)),
+    )
+
+
+def false_discovery_rate(scores: Floats, labelled: Labelled) -> Floats:
+    """Expected share of false picks if the list is cut after each peak.
+
+    Parameters
+    ----------
+    scores
+        (n,) peak scores in descending order.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,), never decreasing down the list: 1 - N R(t) / n(t), where a later, purer cut-off
+        would also have this peak (a q-value, Storey 2002).
+    """
+    count = estimate_count(scores, labelled)
+    found = count.estimate * labelled.recall(scores)
+    rate = np.clip(1 - found / np.arange(1, len(scores) + 1), 0, 1)
+    return np.minimum.accumulate(rate[::-1])[::-1]
+
+
+def automatic_length(scores: Floats, labelled: Labelled) -> int:
+    """Length of the list with the best expected F1, 2 N R(t) / (n(t) + N).
+
+    Parameters
+    ----------
+    scores
+        (n,) peak scores in descending order.
+    """
+    count = estimate_count(scores, labelled)
+    if not len(scores) or not count.estimate:
+        return 0
+    length = np.arange(1, len(scores) + 1)
+    hits = np.minimum(count.estimate * labelled.recall(scores), length)
+    return int(np.argmax(2 * hits / (length + count.estimate))) + 1
+
+
+def _above(scores: Floats, thresholds: Floats) -> NDArray[np.int64]:
+    ranked = np.sort(scores)
+    return len(ranked) - np.searchsorted(ranked, thresholds, side="left")
