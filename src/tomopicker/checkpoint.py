@@ -1,0 +1,187 @@
+"""Checkpoint: the weights and everything needed to use them again, as one safetensors file.
+
+The description is JSON in the file's header, validated when it is read; nothing is unpickled.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from tomopicker import __version__
+from tomopicker.config import Config
+from tomopicker.errors import InputError
+from tomopicker.io.whole import whole_file
+
+if TYPE_CHECKING:
+    from torch import Tensor, nn
+
+FORMAT = 1
+"""Version of the file's layout; a newer one is refused."""
+
+_KEY = "tomopicker"
+_NETWORK, _TRAINING = "network.", "training."
+
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+
+
+class Described(BaseModel):
+    """A part of the description: frozen, and an unknown name is an error."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Priors(Described):
+    """Equations 2, 4 and 8 as they were used."""
+
+    observed: Share
+    expected: Share
+    unlabelled: Share
+
+
+class Calibration(Described):
+    """Peak scores of labelled particles, by which a cut-off is chosen (see `calibrate`)."""
+
+    labelled_scores: tuple[Finite, ...]
+    """Of the labelled particles that were found."""
+    labelled: Annotated[int, Field(ge=1)]
+    """Labelled particles in all, found or not."""
+    held_out: bool
+    """Whether training had not seen them."""
+
+
+class Description(Described):
+    """What a checkpoint says of itself."""
+
+    format: Annotated[int, Field(ge=1, le=FORMAT)] = FORMAT
+    tomopicker: str = __version__
+    torch: str = str(torch.__version__)
+    config: Config
+    voxel_size: Positive
+    """Ångström, of the training tomograms."""
+    radius_voxels: Annotated[int, Field(gt=0)]
+    priors: Priors
+    filter_profile: tuple[Finite, ...] | None = None
+    """Of the radial matched filter; None without that channel."""
+    calibration: Calibration | None = None
+    training_tomograms: tuple[str, ...]
+    validation_tomogram: str | None = None
+    picks_sha256: str
+    """Of the training picks, so that a resumed run trains on the same ones."""
+    epoch: Annotated[int, Field(ge=0)]
+    """Epochs done."""
+    history: tuple[dict[str, float | None], ...] = ()
+    """One row of measures for each epoch done."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A trained network with its description, and the state to train on where there is one."""
+
+    description: Description
+    weights: dict[str, Tensor]
+    training: dict[str, Tensor] = field(default_factory=dict)
+
+    def load_into(self, network: nn.Module) -> None:
+        """Give the weights to a network built from the same settings.
+
+        Raises
+        ------
+        InputError
+            When names or shapes of the weights are not the network's.
+        """
+        load_weights(network, self.weights)
+
+
+def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Load weights whose names and shapes must be exactly the network's."""
+    try:
+        network.load_state_dict(weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(
+            f"the checkpoint's weights do not fit its network ({reason}): train again"
+        ) from error
+
+
+def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+    """Write a checkpoint; the file appears whole or not at all and replaces an older one."""
+    tensors = {_NETWORK + name: tensor for name, tensor in checkpoint.weights.items()}
+    tensors |= {_TRAINING + name: tensor for name, tensor in checkpoint.training.items()}
+    contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    with whole_file(path, overwrite=True) as temporary:
+        try:
+            save_file(contiguous, temporary, {_KEY: checkpoint.description.model_dump_json()})
+        except SafetensorError as error:
+            raise OSError(str(error)) from error
+
+
+def read_checkpoint(path: Path) -> Checkpoint:
+    """Read a checkpoint file, or the best checkpoint of a run folder.
+
+    Raises
+    ------
+    InputError
+        When there is none, or when it is truncated, not ours, from a newer version, or describes
+        itself with values out of range.
+    """
+    file = _checkpoint_file(path)
+    try:
+        with safe_open(file, framework="pt") as opened:
+            metadata = opened.metadata() or {}
+            if _KEY not in metadata:
+                raise InputError(f"{file}: a safetensors file, but not a TomoPicker checkpoint")
+            description = _describe(file, metadata[_KEY])
+            tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
+    except (SafetensorError, OSError) as error:
+        raise InputError(
+            f"{file}: cannot be read as a checkpoint ({error}): it is truncated or not one of ours"
+        ) from error
+    return Checkpoint(
+        description=description,
+        weights=_under(_NETWORK, tensors),
+        training=_under(_TRAINING, tensors),
+    )
+
+
+def _checkpoint_file(path: Path) -> Path:
+    if path.is_dir():
+        for name in ("best.safetensors", "last.safetensors"):
+            if (path / name).is_file():
+                return path / name
+        raise InputError(f"{path}: holds no checkpoint; is it the --out folder of a training run?")
+    if not path.is_file():
+        raise InputError(f"{path}: no such run folder or checkpoint; `tomopicker train` makes one")
+    return path
+
+
+def _describe(file: Path, text: str) -> Description:
+    try:
+        stated: Any = json.loads(text)
+        stated_format = stated.get("format") if isinstance(stated, dict) else None
+        if isinstance(stated_format, int) and stated_format > FORMAT:
+            raise InputError(
+                f"{file}: format {stated_format} is newer than this TomoPicker reads ({FORMAT}): "
+                "install a newer TomoPicker"
+            )
+        return Description.model_validate_json(text)
+    except (ValidationError, json.JSONDecodeError) as error:
+        first = str(error).replace("\n", " ")[:200]
+        raise InputError(f"{file}: its description is not valid ({first})") from error
+
+
+def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    return {
+        name.removeprefix(prefix): tensor
+        for name, tensor in tensors.items()
+        if name.startswith(prefix)
+    }
