@@ -1,0 +1,266 @@
+"""Inference: score a whole tomogram and take its peaks (paper 3.4)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.ndimage import gaussian_filter
+
+from tomopicker.augment import FLIPS
+from tomopicker.calibrate import (
+    MOST_PEAKS,
+    Count,
+    Labelled,
+    automatic_length,
+    estimate_count,
+    false_discovery_rate,
+)
+from tomopicker.errors import InputError
+from tomopicker.features import Features, compute_features
+from tomopicker.matched_filter import RadialFilter
+from tomopicker.network import build, receptive_radius
+from tomopicker.peaks import Peaks, find_peaks, refine
+from tomopicker.preprocess import Normalisation
+from tomopicker.types import Particles, Shape, Window
+from tomopicker.windows import grid, inside, tiles
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from tomopicker.checkpoint import Checkpoint
+    from tomopicker.config import Config
+    from tomopicker.types import Tomogram
+
+_VOXEL_SIZE_TOLERANCE = 0.02
+"""A particle 2 % larger or smaller is still the same particle to the network."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """Where to end the list of peaks; nothing given means the automatic cut-off."""
+
+    count: int | None = None
+    threshold: float | None = None
+    fdr: float | None = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Picked:
+    """The picks of one tomogram."""
+
+    particles: Particles
+    """Best first; scores are logits."""
+    threshold: float | None
+    """Score of the last pick; None without picks."""
+    estimated: Count | None
+    """Number of particles in the tomogram, where it can be estimated."""
+
+
+def score_tiles(
+    features: Features, network: nn.Module, config: Config, *, device: str = "cpu"
+) -> Iterator[tuple[Window, NDArray[np.float32], float]]:
+    """Score a tomogram part by part.
+
+    With `inference.method` "whole" the parts are tiles with a halo as wide as the network sees, so
+    the scores do not depend on the tiles. With "windows" they are the non-overlapping windows of
+    the paper, padded with the mean at the far faces.
+
+    Yields
+    ------
+    tuple
+        The window of the volume, its logits ``z y x`` (float32), and the share of the work done.
+    """
+    network.to(device).eval()
+    if config.inference.method == "windows":
+        parts = _score_windows(features, network, config, device)
+    else:
+        parts = _score_whole(features, network, config, device)
+    for window, logits, done in parts:
+        at = inside(window, features.shape)
+        z, y, x = at.shape
+        if z and y and x:
+            yield at, logits[:z, :y, :x], done
+
+
+def score(
+    features: Features,
+    network: nn.Module,
+    config: Config,
+    *,
+    device: str = "cpu",
+    progress: Callable[[float], None] = lambda _: None,
+) -> NDArray[np.float32]:
+    """Score a whole tomogram: logits ``z y x``, float32. `progress` hears the share done."""
+    scores = np.empty(features.shape, dtype=np.float32)
+    for window, logits, done in score_tiles(features, network, config, device=device):
+        scores[window.slices] = logits
+        progress(done)
+    return scores
+
+
+def network_of(checkpoint: Checkpoint) -> nn.Module:
+    """Build a checkpoint's network with its weights, in evaluation mode."""
+    network = build(checkpoint.description.config.network)
+    checkpoint.load_into(network)
+    return network.eval()
+
+
+def features_of(checkpoint: Checkpoint, tomogram: Tomogram) -> Features:
+    """Compute a tomogram's channels as the checkpoint was trained.
+
+    Raises
+    ------
+    InputError
+        When the voxel size is not the training tomograms'.
+    """
+    description = checkpoint.description
+    ratio = tomogram.voxel_size / description.voxel_size
+    if abs(ratio - 1) > _VOXEL_SIZE_TOLERANCE:
+        raise InputError(
+            f"{tomogram.path or tomogram.name}: voxel size {tomogram.voxel_size:g} Å, but this "
+            f"model was trained at {description.voxel_size:g} Å: rescale the tomogram, or train "
+            "on one of this size"
+        )
+    radial = None
+    if description.filter_profile is not None:
+        radial = RadialFilter(profile=np.array(description.filter_profile))
+    normalisation = Normalisation.of(
+        tomogram.data,
+        clip_sigma=description.config.preprocessing.clip_sigma,
+        source=str(tomogram.path or tomogram.name),
+    )
+    return compute_features(tomogram, normalisation, radial)
+
+
+def find_particles(
+    scores: NDArray[np.float32], config: Config, *, radius: float, count: int | None, floor: float
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smooth the scores as configured, take the peaks and their centres.
+
+    Parameters
+    ----------
+    scores
+        Logits, ``z y x``.
+    radius
+        Particle radius in voxels.
+    count, floor
+        Peaks at most, and the score that they must exceed.
+
+    Returns
+    -------
+    tuple
+        (n, 3) centres in voxels ``z y x`` and (n,) scores, best first.
+    """
+    settings = config.peaks
+    if settings.smoothing:
+        scores = gaussian_filter(scores, settings.smoothing * radius, mode="nearest", truncate=3.0)
+    peaks: Peaks = find_peaks(
+        scores, radius=settings.exclusion * radius, count=count, threshold=floor
+    )
+    centres = peaks.voxels.astype(np.float64)
+    if settings.subvoxel:
+        centres = refine(scores, peaks, radius=max(radius / 4, 1.0))
+    return centres, peaks.scores
+
+
+def pick(
+    scores: NDArray[np.float32], tomogram: Tomogram, checkpoint: Checkpoint, cut: Cut
+) -> Picked:
+    """Take the particles of a scored tomogram.
+
+    The list ends after `cut.count` picks, above `cut.threshold`, or where the expected share of
+    false picks passes `cut.fdr`. With nothing given it ends after the expected number of particles
+    in preset ``paper`` (section 3.4), and where the expected F1 is best in ``default``.
+
+    Raises
+    ------
+    InputError
+        When a false-discovery rate is asked of a checkpoint that was not calibrated.
+    """
+    description = checkpoint.description
+    config = description.config
+    calibration = description.calibration
+    length, floor = cut.count, -np.inf if cut.threshold is None else cut.threshold
+    automatic = cut == Cut()
+    if automatic and calibration is None:
+        length = config.expected
+    if cut.fdr is not None and calibration is None:
+        raise InputError(
+            "this model was not calibrated, so a false-discovery rate cannot be estimated: give "
+            "--count or --threshold, or train with --preset default"
+        )
+    labelled = None
+    if calibration is not None and (automatic or cut.fdr is not None):
+        labelled = Labelled(
+            scores=np.array(calibration.labelled_scores), total=calibration.labelled
+        )
+        length = MOST_PEAKS
+        floor = min(calibration.labelled_scores, default=0.0) - 1e-6
+    centres, ranked = find_particles(
+        scores, config, radius=description.radius_voxels, count=length, floor=floor
+    )
+    estimated = None
+    if labelled is not None:
+        estimated = estimate_count(ranked, labelled)
+        if cut.fdr is None:
+            kept = automatic_length(ranked, labelled)
+        else:
+            kept = int((false_discovery_rate(ranked, labelled) <= cut.fdr).sum())
+        centres, ranked = centres[:kept], ranked[:kept]
+    particles = Particles.from_voxels(
+        centres,
+        voxel_size=tomogram.voxel_size,
+        scores=ranked,
+        tomograms=[tomogram.name] * len(ranked),
+    )
+    return Picked(
+        particles=particles,
+        threshold=float(ranked[-1]) if len(ranked) else None,
+        estimated=estimated,
+    )
+
+
+def _score_windows(
+    features: Features, network: nn.Module, config: Config, device: str
+) -> Iterator[tuple[Window, NDArray[np.float32], float]]:
+    side, batch = config.sampling.side, config.training.batch
+    windows = grid(features.shape, side=side, stride=side)
+    for start in range(0, len(windows), batch):
+        some = windows[start : start + batch]
+        volumes = torch.from_numpy(np.stack([features.read(window) for window in some]))
+        logits = _forward(network, volumes.to(device), flips=config.inference.flips)
+        done = min(start + batch, len(windows)) / len(windows)
+        for window, block in zip(some, logits.cpu().numpy(), strict=True):
+            yield window, block, done
+
+
+def _score_whole(
+    features: Features, network: nn.Module, config: Config, device: str
+) -> Iterator[tuple[Window, NDArray[np.float32], float]]:
+    stride = config.network.stride
+    z, y, x = (-(-length // stride) * stride for length in features.shape)
+    padded: Shape = (z, y, x)
+    halo = receptive_radius(config.network)
+    parts = list(tiles(padded, side=config.inference.tile, halo=halo, multiple=stride))
+    for number, tile in enumerate(parts, start=1):
+        volume = torch.from_numpy(features.read(tile.read))[None].to(device)
+        logits = _forward(network, volume, flips=config.inference.flips)[0]
+        yield tile.core, logits[tile.core_in_read].cpu().numpy(), number / len(parts)
+
+
+@torch.inference_mode()
+def _forward(network: nn.Module, volumes: Tensor, *, flips: bool) -> Tensor:
+    """(b, c, z, y, x) -> (b, z, y, x) logits, averaged over the eight flips if asked."""
+    if not flips:
+        logits: Tensor = network(volumes)
+        return logits
+    total = torch.zeros_like(volumes[:, 0])
+    for axes in FLIPS:
+        total += torch.flip(network(torch.flip(volumes, axes)), axes)
+    return total / len(FLIPS)

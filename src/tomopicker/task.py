@@ -1,0 +1,263 @@
+"""Task: tomograms standardised, labelled and split, and the prior fixed (paper 3.1 and 3.2)."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from tomopicker.calibrate import MATCH_RADII, MOST_PEAKS, estimate_count, match_labelled
+from tomopicker.errors import InputError
+from tomopicker.features import Features, compute_features
+from tomopicker.labels import IGNORED, POSITIVE, ball_voxels, stamp, voxel_radius
+from tomopicker.matched_filter import RadialFilter, learn_filter
+from tomopicker.peaks import find_peaks
+from tomopicker.preprocess import Normalisation, finite
+from tomopicker.prior import Prior, class_prior
+from tomopicker.windows import cut
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from numpy.typing import NDArray
+
+    from tomopicker.config import Config
+    from tomopicker.types import Floats, Particles, Tomogram, Window
+
+
+@dataclass(frozen=True, kw_only=True)
+class Labelled:
+    """A tomogram with its labels."""
+
+    name: str
+    features: Features
+    labels: NDArray[np.uint8]
+    """``z y x``: POSITIVE, UNLABELLED or IGNORED."""
+    centres: Floats
+    """(n, 3) voxels ``z y x`` of the particles stamped into the labels."""
+
+    def sample(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
+        """(c, s, s, s) channels and (s, s, s) labels; padding is ignored, not unlabelled."""
+        return self.features.read(window), cut(self.labels, window, fill=IGNORED)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Task:
+    """Everything that training needs, made by `prepare`."""
+
+    config: Config
+    training: tuple[Labelled, ...]
+    validation: tuple[Labelled, ...]
+    prior: Prior
+    radius: int
+    """Particle radius in voxels."""
+    voxel_size: float
+    radial: RadialFilter | None
+    validation_tomogram: str | None
+    picks_sha256: str
+
+
+def prepare(
+    config: Config,
+    training: Sequence[tuple[Tomogram, Particles]],
+    validation: tuple[Tomogram, Particles] | None = None,
+) -> Task:
+    """Standardise, label and split the data, and fix the prior.
+
+    Without a validation tomogram, `training.held_out` of the labelled particles of each tomogram
+    are kept for validation; their voxels count neither as positive nor as unlabelled in training.
+
+    Raises
+    ------
+    InputError
+        When voxel sizes differ, the particle does not fit the window or the tomogram, too few
+        particles are labelled, validation holds no positive, or the expected count is not above
+        the labelled one.
+    """
+    voxel_size = training[0][0].voxel_size
+    tomograms = [tomogram for tomogram, _ in training]
+    radius = voxel_radius(config.radius_angstrom, voxel_size)
+    _check(config, [*tomograms, *([validation[0]] if validation else [])], radius, voxel_size)
+    if config.preset == "paper" and config.expected is None:
+        raise InputError(
+            "preset paper needs the expected number of particles per training tomogram: give "
+            "--expected N; to estimate it, count the particles in a typical box of the tomogram "
+            "and multiply by the number of such boxes, or let --preset default estimate it"
+        )
+    rng = np.random.default_rng([config.training.seed, 0])
+    splits = [_split(particles, validation is None, config, rng) for _, particles in training]
+    normalisations = [_normalisation(tomogram, config) for tomogram in tomograms]
+    radial = None
+    if config.network.filter_channel:
+        plain = [
+            Features(data=tomogram.data, normalisation=normalisation)
+            for tomogram, normalisation in zip(tomograms, normalisations, strict=True)
+        ]
+        radial = learn_filter(
+            [
+                (features.density, features.shape, kept.voxels)
+                for features, (kept, _) in zip(plain, splits, strict=True)
+            ],
+            radius=config.radius_angstrom / voxel_size,
+        )
+    core = max(config.labels.core * radius, 1.0)
+    labelled, held = [], []
+    for tomogram, normalisation, (kept, out) in zip(tomograms, normalisations, splits, strict=True):
+        features = compute_features(tomogram, normalisation, radial)
+        ignored = [_not_finite(tomogram), stamp(features.shape, out.voxels, radius=radius) > 0]
+        labelled.append(_label(tomogram, features, kept, core, ignored))
+        if validation is None:
+            ignored = [_not_finite(tomogram), stamp(features.shape, kept.voxels, radius=radius) > 0]
+            held.append(_label(tomogram, features, out, core, ignored))
+    if validation is not None:
+        tomogram, particles = validation
+        features = compute_features(tomogram, _normalisation(tomogram, config), radial)
+        held.append(_label(tomogram, features, particles, core, [_not_finite(tomogram)]))
+    _check_validation(held, validation)
+    out_of_training = [len(out) for _, out in splits]
+    return Task(
+        config=config,
+        training=tuple(labelled),
+        validation=tuple(held),
+        prior=_prior(config, labelled, out_of_training, core, radius),
+        radius=radius,
+        voxel_size=voxel_size,
+        radial=radial,
+        validation_tomogram=validation[0].name if validation else None,
+        picks_sha256=_hash([particles for _, particles in training]),
+    )
+
+
+def _check(config: Config, tomograms: Sequence[Tomogram], radius: int, voxel_size: float) -> None:
+    side = config.sampling.side
+    if 2 * radius > side:
+        raise InputError(
+            f"the particle's diameter is {2 * radius} voxels, but the window is {side}: give a "
+            "smaller --radius, or a larger window with --set sampling.side=N"
+        )
+    for tomogram in tomograms:
+        if abs(tomogram.voxel_size / voxel_size - 1) > 1e-2:
+            raise InputError(
+                f"{tomogram.name}: voxel size {tomogram.voxel_size:g} Å, but "
+                f"{tomograms[0].name} has {voxel_size:g} Å: train on tomograms of one voxel size"
+            )
+        if 2 * radius > min(tomogram.shape):
+            raise InputError(
+                f"{tomogram.name}: {' x '.join(map(str, tomogram.shape))} voxels (z y x) cannot "
+                f"hold a particle {2 * radius} voxels across: check --radius and the voxel size"
+            )
+
+
+def _split(
+    particles: Particles, hold_out: bool, config: Config, rng: np.random.Generator
+) -> tuple[Particles, Particles]:
+    """Training and held-out particles of one tomogram."""
+    order = rng.permutation(len(particles))
+    if not hold_out:
+        return particles, particles.select(order[:0])
+    if len(particles) < 2:
+        raise InputError(
+            "one labelled particle cannot be both learned from and validated on: label more, or "
+            "give --val-tomogram and --val-picks"
+        )
+    held = min(max(1, round(config.training.held_out * len(particles))), len(particles) - 1)
+    return particles.select(np.sort(order[held:])), particles.select(np.sort(order[:held]))
+
+
+def _normalisation(tomogram: Tomogram, config: Config) -> Normalisation:
+    return Normalisation.of(
+        tomogram.data,
+        clip_sigma=config.preprocessing.clip_sigma,
+        source=str(tomogram.path or tomogram.name),
+    )
+
+
+def _not_finite(tomogram: Tomogram) -> NDArray[np.bool_] | None:
+    if np.issubdtype(tomogram.data.dtype, np.integer):
+        return None
+    known = finite(np.asarray(tomogram.data))
+    return None if known is None else ~known
+
+
+def _label(
+    tomogram: Tomogram,
+    features: Features,
+    particles: Particles,
+    core: float,
+    ignored: Sequence[NDArray[np.bool_] | None],
+) -> Labelled:
+    labels = stamp(features.shape, particles.voxels, radius=core)
+    for where in ignored:
+        if where is not None:
+            labels[where & (labels != POSITIVE)] = IGNORED
+    return Labelled(name=tomogram.name, features=features, labels=labels, centres=particles.voxels)
+
+
+def _check_validation(
+    held: Sequence[Labelled], validation: tuple[Tomogram, Particles] | None
+) -> None:
+    if not any((part.labels == POSITIVE).any() for part in held):
+        name = validation[0].name if validation else "the held-out particles"
+        raise InputError(
+            f"{name}: validation holds no positive voxel: give --val-picks of that tomogram"
+        )
+
+
+def _prior(
+    config: Config,
+    labelled: Sequence[Labelled],
+    held_out: Sequence[int],
+    core: float,
+    radius: int,
+) -> Prior:
+    """Eq 2, 4 and 8, over all training tomograms; held-out particles are not there to be found."""
+    counted = sum(int((part.labels != IGNORED).sum()) for part in labelled)
+    positive = sum(int((part.labels == POSITIVE).sum()) for part in labelled)
+    clicked = sum(len(part.centres) for part in labelled) + sum(held_out)
+    if config.expected is not None:
+        if config.expected * len(labelled) <= clicked:
+            raise InputError(
+                f"{config.expected} particles expected per tomogram, but {clicked} are labelled "
+                f"in {len(labelled)}: give the number that the tomogram holds in all, labelled or "
+                "not, with --expected"
+            )
+        expected = float(config.expected * len(labelled))
+    else:
+        expected = _filtered_count(labelled, clicked, radius)
+    return class_prior(
+        expected_particles=expected - sum(held_out),
+        ball_voxels=ball_voxels(core),
+        labelled_voxels=positive,
+        total_voxels=counted,
+    )
+
+
+def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int) -> float:
+    """Number of particles that the matched filter's peaks speak for, in all tomograms."""
+    total = 0.0
+    for part in labelled:
+        correlation = part.features.correlation
+        if correlation is None:
+            raise InputError(
+                "the expected number of particles can only be estimated with the matched filter's "
+                "channel: give --expected N"
+            )
+        peaks = find_peaks(correlation, radius=radius, threshold=0.0, count=MOST_PEAKS)
+        found = match_labelled(
+            peaks.voxels.astype(np.float64),
+            peaks.scores,
+            part.centres,
+            tolerance=MATCH_RADII * radius,
+        )
+        total += estimate_count(peaks.scores, found).estimate
+    # Never fewer than half as many again as were clicked: nobody clicks all of them.
+    return max(total, 1.5 * clicked)
+
+
+def _hash(tables: Sequence[Particles]) -> str:
+    digest = hashlib.sha256()
+    for table in tables:
+        digest.update(np.ascontiguousarray(np.round(table.positions, 3)).tobytes())
+    return digest.hexdigest()

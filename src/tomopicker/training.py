@@ -1,0 +1,416 @@
+"""Training: one visible loop from labelled tomograms to checkpoints (paper 3.2, 3.3 and 4.3)."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from time import perf_counter
+from typing import TYPE_CHECKING, TypeAlias
+
+import numpy as np
+import torch
+
+from tomopicker.augment import augment
+from tomopicker.calibrate import MATCH_RADII, MOST_PEAKS, match_labelled
+from tomopicker.checkpoint import Calibration, Checkpoint, Description, Priors, load_weights
+from tomopicker.errors import InputError
+from tomopicker.inference import find_particles, network_of, score
+from tomopicker.labels import IGNORED, POSITIVE
+from tomopicker.network import build
+from tomopicker.objectives import objective
+from tomopicker.task import Labelled, Task
+from tomopicker.types import Window
+from tomopicker.windows import cut, grid
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Mapping, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor, nn
+
+    from tomopicker.config import Sampling
+    from tomopicker.config import Training as TrainingSettings
+    from tomopicker.types import Floats
+
+_FEWEST_TO_CALIBRATE = 10
+"""Held-out particles below which a recall says too little."""
+
+_VALIDATION_WINDOWS = 16
+"""Windows that one epoch of `crops` is validated on: enough to rank epochs, a second or two."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Step:
+    """One batch is done."""
+
+    epoch: int
+    step: int
+    steps: int
+    loss: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Epoch:
+    """One epoch is done; `checkpoint` can be used, or trained on."""
+
+    number: int
+    measures: Mapping[str, float | None]
+    is_best: bool
+    checkpoint: Checkpoint
+
+
+Progress: TypeAlias = Step | Epoch
+
+
+def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") -> Iterator[Progress]:
+    """Train, yielding every step and every epoch; the caller prints, saves and stops.
+
+    The same task, seed and machine give the same weights, and so does a run that was resumed from
+    the checkpoint of any epoch: an epoch's randomness depends on the seed and its number alone.
+
+    Parameters
+    ----------
+    resume
+        A checkpoint of an earlier epoch of the same task.
+
+    Raises
+    ------
+    InputError
+        When `resume` belongs to another task.
+    FloatingPointError
+        When the loss is not finite.
+    """
+    settings = task.config.training
+    torch.manual_seed(settings.seed)
+    network = build(task.config.network).to(device)
+    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    average: dict[str, Tensor] | None = None
+    history: list[dict[str, float | None]] = []
+    if resume is not None:
+        average, history = _restore(task, resume, network, optimiser)
+    compute_risk = objective(task.config.objective)
+    validation = [_validation_windows(part, task.config.sampling) for part in task.validation]
+    steps_done = sum(int(row["steps"] or 0) for row in history)
+    for number in range(len(history) + 1, settings.epochs + 1):
+        started = perf_counter()
+        rng = np.random.default_rng([settings.seed, number])
+        torch.manual_seed(int(rng.integers(2**62)))
+        rate = learning_rate(settings, [row["validation_ap"] for row in history])
+        for group in optimiser.param_groups:
+            group["lr"] = rate
+        network.train()
+        batches = list(_batches(task, rng))
+        losses = []
+        for step, windows in enumerate(batches, start=1):
+            volumes, labels = _load(task.training, windows)
+            if task.config.sampling.augment:
+                volumes, labels = augment(volumes, labels, rng=rng)
+            volumes, labels = volumes.to(device), labels.to(device)
+            optimiser.zero_grad(set_to_none=True)
+            risk = compute_risk(network(volumes).flatten(), labels.flatten(), task.prior)
+            # torch's stub leaves backward untyped.
+            risk.loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            steps_done += 1
+            losses.append(float(risk.value))
+            if not math.isfinite(losses[-1]):
+                raise FloatingPointError(
+                    f"the loss is {losses[-1]} in epoch {number}: try a lower "
+                    "training.learning_rate"
+                )
+            if settings.ema:
+                average = _averaged(average, network, settings.ema, steps_done)
+            yield Step(epoch=number, step=step, steps=len(batches), loss=losses[-1])
+        with _weights(network, average):
+            measure = _validate(network, task, validation, device)
+        row: dict[str, float | None] = {
+            "epoch": number,
+            "steps": len(batches),
+            "loss": float(np.mean(losses)),
+            "validation_ap": measure,
+            "learning_rate": rate,
+            "seconds": perf_counter() - started,
+        }
+        earlier = [row["validation_ap"] or 0.0 for row in history]
+        history.append(row)
+        yield Epoch(
+            number=number,
+            measures=row,
+            is_best=measure > max(earlier, default=-1.0),
+            checkpoint=_checkpoint(task, network, optimiser, average, history),
+        )
+
+
+def calibrate(
+    task: Task,
+    checkpoint: Checkpoint,
+    *,
+    device: str = "cpu",
+    progress: Callable[[float], None] = lambda _: None,
+) -> Checkpoint:
+    """Add to a checkpoint what scores its labelled particles reach, by which picking is cut.
+
+    The particles of validation are scored in their tomogram, whole. With fewer than ten of them
+    the training particles are added, whose scores are somewhat better than an unseen particle's.
+    """
+    network = network_of(checkpoint)
+    config = task.config
+    scores: list[float] = []
+    total = 0
+    held_out = sum(len(part.centres) for part in task.validation) >= _FEWEST_TO_CALIBRATE
+    parts = list(task.validation)
+    if not held_out:
+        parts += task.training
+    names = list(dict.fromkeys(part.name for part in parts))
+    for number, name in enumerate(names):
+        of_name = [part for part in parts if part.name == name]
+        volume = score(
+            of_name[0].features,
+            network,
+            config,
+            device=device,
+            progress=lambda done, n=number: progress((n + done) / len(names)),  # type: ignore[misc]
+        )
+        centres, ranked = find_particles(
+            volume, config, radius=task.radius, count=MOST_PEAKS, floor=-np.inf
+        )
+        for part in of_name:
+            found = match_labelled(
+                centres, ranked, part.centres, tolerance=MATCH_RADII * task.radius
+            )
+            scores += found.scores.tolist()
+            total += found.total
+    calibration = Calibration(
+        labelled_scores=tuple(sorted(scores)), labelled=total, held_out=held_out
+    )
+    return Checkpoint(
+        description=checkpoint.description.model_copy(update={"calibration": calibration}),
+        weights=checkpoint.weights,
+        training=checkpoint.training,
+    )
+
+
+def learning_rate(settings: TrainingSettings, measures: Sequence[float | None]) -> float:
+    """Learning rate of the next epoch, given the validation measures of those done.
+
+    `plateau` multiplies it by `factor` whenever the measure has not improved for `patience`
+    consecutive epochs (paper 4.3); `cosine` lets it fall to zero over the planned epochs.
+    """
+    if settings.schedule == "cosine":
+        done = len(measures) / settings.epochs
+        return settings.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+    rate, best, waited = settings.learning_rate, -math.inf, 0
+    for measure in measures:
+        if measure is not None and measure > best:
+            best, waited = measure, 0
+            continue
+        waited += 1
+        if waited == settings.patience:
+            rate, waited = rate * settings.factor, 0
+    return rate
+
+
+def average_precision(scores: NDArray[np.float32], positive: NDArray[np.bool_]) -> float:
+    """Average precision of ranking labelled before unlabelled voxels.
+
+    It ranks classifiers as the true one would although the unlabelled voxels hold particles too:
+    their share is the same for all (paper 4.3 says "validation accuracy").
+
+    >>> average_precision(np.float32([3, 2, 1]), np.array([True, False, True]))
+    0.8333333333333333
+    """
+    order = np.argsort(-scores, kind="stable")
+    hits = positive[order]
+    if not hits.any():
+        return 0.0
+    precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
+    return float(precision[hits].mean())
+
+
+def _batches(task: Task, rng: np.random.Generator) -> Iterator[list[tuple[int, Window, bool]]]:
+    """Batches of one epoch: (tomogram, window, only its positive voxels count)."""
+    sampling, batch = task.config.sampling, task.config.training.batch
+    if sampling.method == "windows":
+        windows = [
+            (number, window, False)
+            for number, part in enumerate(task.training)
+            for window in grid(part.features.shape, side=sampling.side, stride=sampling.stride)
+        ]
+        order = rng.permutation(len(windows))
+        for start in range(0, len(order), batch):
+            yield [windows[index] for index in order[start : start + batch]]
+        return
+    centred = min(max(round(sampling.centred * batch), 1), batch - 1)
+    clicks = [
+        (number, centre) for number, part in enumerate(task.training) for centre in part.centres
+    ]
+    volumes = np.array([float(np.prod(part.features.shape)) for part in task.training])
+    for _ in range(sampling.steps_per_epoch):
+        chosen = [clicks[int(rng.integers(len(clicks)))] for _ in range(centred)]
+        some = [
+            (number, _around(centre, sampling.side, task.radius, rng), True)
+            for number, centre in chosen
+        ]
+        for _ in range(batch - centred):
+            number = int(rng.choice(len(volumes), p=volumes / volumes.sum()))
+            some.append((number, _anywhere(task.training[number], sampling.side, rng), False))
+        yield some
+
+
+def _around(centre: Floats, side: int, radius: int, rng: np.random.Generator) -> Window:
+    """A window that holds the whole particle, somewhere within it."""
+    room = max(side // 2 - radius, 0)
+    shift = rng.integers(-room, room + 1, size=3)
+    z, y, x = (np.rint(centre).astype(int) - side // 2 + shift).tolist()
+    return Window(corner=(z, y, x), shape=(side, side, side))
+
+
+def _anywhere(part: Labelled, side: int, rng: np.random.Generator) -> Window:
+    """A window anywhere in the volume; along an axis shorter than it, centred."""
+    z, y, x = (
+        int(rng.integers(length - side + 1)) if length >= side else (length - side) // 2
+        for length in part.features.shape
+    )
+    return Window(corner=(z, y, x), shape=(side, side, side))
+
+
+def _load(
+    parts: Sequence[Labelled], windows: Sequence[tuple[int, Window, bool]]
+) -> tuple[Tensor, Tensor]:
+    """(b, c, s, s, s) channels and (b, s, s, s) labels of a batch."""
+    volumes, labels = [], []
+    for number, window, positives_only in windows:
+        volume, label = parts[number].sample(window)
+        if positives_only:
+            # Unlabelled voxels near a click are no fair sample of all unlabelled voxels, whose
+            # mean the objective needs; the uniform windows give that one.
+            label = np.where(label == POSITIVE, label, IGNORED).astype(np.uint8)
+        volumes.append(volume)
+        labels.append(label)
+    return torch.from_numpy(np.stack(volumes)), torch.from_numpy(np.stack(labels))
+
+
+def _validation_windows(part: Labelled, sampling: Sampling) -> list[Window]:
+    """Windows of validation: those of the grid that hold a positive, or one around each centre."""
+    if sampling.method == "windows":
+        windows = grid(part.features.shape, side=sampling.side, stride=sampling.stride)
+        return [
+            window
+            for window in windows
+            if (cut(part.labels, window, fill=IGNORED) == POSITIVE).any()
+        ]
+    half = sampling.side // 2
+    return [
+        Window(corner=(z, y, x), shape=(sampling.side,) * 3)
+        for z, y, x in (np.rint(part.centres).astype(int) - half).tolist()[:_VALIDATION_WINDOWS]
+    ]
+
+
+@torch.inference_mode()
+def _validate(
+    network: nn.Module, task: Task, windows: Sequence[Sequence[Window]], device: str
+) -> float:
+    network.eval()
+    scores, positive = [], []
+    for part, of_part in zip(task.validation, windows, strict=True):
+        for window in of_part:
+            volume, label = part.sample(window)
+            logits = network(torch.from_numpy(volume)[None].to(device))[0].cpu().numpy()
+            counted = label != IGNORED
+            scores.append(logits[counted])
+            positive.append(label[counted] == POSITIVE)
+    return average_precision(np.concatenate(scores), np.concatenate(positive))
+
+
+def _averaged(
+    average: dict[str, Tensor] | None, network: nn.Module, decay: float, steps: int
+) -> dict[str, Tensor]:
+    """Moving average of the weights; it starts short, so that it forgets the first ones."""
+    current = network.state_dict()
+    if average is None:
+        return {name: tensor.detach().clone() for name, tensor in current.items()}
+    keep = min(decay, (1 + steps) / (10 + steps))
+    return {
+        name: torch.lerp(tensor, average[name], keep)
+        if tensor.is_floating_point()
+        else tensor.clone()
+        for name, tensor in current.items()
+    }
+
+
+@contextmanager
+def _weights(network: nn.Module, average: dict[str, Tensor] | None) -> Iterator[None]:
+    """Lend the averaged weights to the network."""
+    if average is None:
+        yield
+        return
+    own = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    network.load_state_dict(average)
+    try:
+        yield
+    finally:
+        network.load_state_dict(own)
+
+
+def _checkpoint(
+    task: Task,
+    network: nn.Module,
+    optimiser: torch.optim.Adam,
+    average: dict[str, Tensor] | None,
+    history: Sequence[dict[str, float | None]],
+) -> Checkpoint:
+    weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
+    training: dict[str, Tensor] = {}
+    for name, parameter in network.named_parameters():
+        for key, tensor in optimiser.state[parameter].items():
+            training[f"adam.{key}.{name}"] = tensor.detach().clone()
+    if average is not None:
+        training |= {f"weights.{name}": tensor for name, tensor in weights.items()}
+        weights = average
+    description = Description(
+        config=task.config,
+        voxel_size=task.voxel_size,
+        radius_voxels=task.radius,
+        priors=Priors(
+            observed=task.prior.observed,
+            expected=task.prior.expected,
+            unlabelled=task.prior.unlabelled,
+        ),
+        filter_profile=None if task.radial is None else tuple(task.radial.profile.tolist()),
+        training_tomograms=tuple(part.name for part in task.training),
+        validation_tomogram=task.validation_tomogram,
+        picks_sha256=task.picks_sha256,
+        epoch=len(history),
+        history=tuple(history),
+    )
+    return Checkpoint(description=description, weights=weights, training=training)
+
+
+def _restore(
+    task: Task, checkpoint: Checkpoint, network: nn.Module, optimiser: torch.optim.Adam
+) -> tuple[dict[str, Tensor] | None, list[dict[str, float | None]]]:
+    described = checkpoint.description
+    same = described.picks_sha256 == task.picks_sha256 and described.config.model_dump(
+        exclude={"training": {"epochs"}}
+    ) == task.config.model_dump(exclude={"training": {"epochs"}})
+    if not same:
+        raise InputError(
+            "the run to resume was trained with other picks or settings: give the same ones, or "
+            "train anew in another --out folder"
+        )
+    state = checkpoint.training
+    average = None
+    if task.config.training.ema:
+        average = checkpoint.weights
+        raw = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
+        load_weights(network, raw)
+    else:
+        load_weights(network, checkpoint.weights)
+    for name, parameter in network.named_parameters():
+        optimiser.state[parameter] = {
+            key: state[f"adam.{key}.{name}"].to(parameter.device if key != "step" else "cpu")
+            for key in ("step", "exp_avg", "exp_avg_sq")
+        }
+    return average, list(described.history)
