@@ -1,1 +1,70 @@
 """The command line: one file per command, each of which parses, calls and prints."""
+
+from __future__ import annotations
+
+import errno
+import sys
+
+import typer
+
+from tomopicker.cli import benchmark, demo, evaluate, inspect, pick, plot, simulate, train
+from tomopicker.errors import InputError, UnknownVoxelSizeError
+
+app = typer.Typer(
+    name="tomopicker",
+    help="Find every copy of a particle in cryo-electron tomograms from about 100 clicks.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+)
+for command in (
+    demo.demo,
+    simulate.simulate,
+    inspect.inspect,
+    train.train,
+    pick.pick,
+    evaluate.evaluate,
+    plot.plot,
+):
+    app.command()(command)
+app.add_typer(benchmark.app, name="benchmark")
+
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells expect."""
+
+
+def main() -> None:
+    """Run the command line; exit codes: 0 done, 1 our fault, 2 the user's input, 130 Ctrl-C."""
+    try:
+        app()
+    except UnknownVoxelSizeError as error:
+        _fail(f"{error}")
+    except InputError as error:
+        _fail(f"{error}")
+    except OSError as error:
+        _fail(_explain(error))
+    except KeyboardInterrupt:
+        print("Stopped.", file=sys.stderr)  # noqa: T201
+        sys.exit(INTERRUPTED)
+
+
+def _fail(message: str) -> None:
+    one_line = " ".join(message.split())
+    print(f"Error: {one_line}", file=sys.stderr)  # noqa: T201
+    sys.exit(2)
+
+
+def _explain(error: OSError) -> str:
+    """What went wrong with a file or a disk, and the way out."""
+    where = f"{error.filename}: " if error.filename else ""
+    reason = error.strerror or str(error)
+    remedies = {
+        errno.ENOSPC: "free some space, or give an --out on another disk",
+        errno.EDQUOT: "free some of your quota, or give an --out on another disk",
+        errno.EFBIG: "the file size limit is reached; give an --out on another disk",
+        errno.EACCES: "check the permissions, or give another path",
+        errno.EROFS: "give an --out that can be written",
+    }
+    remedy = remedies.get(error.errno or 0)
+    return f"{where}{reason}" + (f": {remedy}" if remedy else "")

@@ -1,0 +1,191 @@
+"""tomopicker pick: find the particle in one or many tomograms."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tomopicker.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    import numpy as np
+    from numpy.typing import NDArray
+    from torch import nn
+
+    from tomopicker.checkpoint import Checkpoint
+    from tomopicker.inference import Cut, Picked
+    from tomopicker.types import Tomogram
+
+
+def pick(
+    run: Annotated[Path, typer.Argument(help="Run folder or checkpoint file.")],
+    tomograms: Annotated[
+        list[Path], typer.Argument(help="Tomograms to pick (MRC).", show_default=False)
+    ],
+    out: Annotated[Path, typer.Option(help="Folder for the picks.", show_default=False)],
+    count: Annotated[
+        int | None, typer.Option(help="Picks per tomogram.", min=1, show_default=False)
+    ] = None,
+    threshold: Annotated[
+        float | None, typer.Option(help="Least score of a pick.", show_default=False)
+    ] = None,
+    fdr: Annotated[
+        float | None,
+        typer.Option(help="Greatest expected share of false picks, as 0.05.", show_default=False),
+    ] = None,
+    formats: Annotated[
+        list[str] | None,
+        typer.Option("--format", help="Also write this format (repeatable); csv always is."),
+    ] = None,
+    scores: Annotated[
+        bool, typer.Option("--scores", help="Also write the score volumes (MRC).")
+    ] = False,
+    voxel_size: Annotated[
+        float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace picks that are already there.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Find the particle in one or many tomograms.
+
+    Without --count, --threshold or --fdr, the list ends where the expected F1 is best (preset
+    default), or after the expected number of particles (preset paper).
+    """
+    from tomopicker.checkpoint import read_checkpoint
+    from tomopicker.cli.run import choose_device, console
+    from tomopicker.inference import network_of
+    from tomopicker.io.particles import check_format
+    from tomopicker.io.tomograms import read_tomogram, tomogram_name
+
+    cut = _cut(count, threshold, fdr)
+    wanted = ["relion5"] if formats is None else formats
+    for name in wanted:
+        check_format(name)
+    checkpoint = read_checkpoint(run)
+    network = network_of(checkpoint)
+    device = choose_device(device)
+    _check_names(tomograms)
+    if not force:
+        _check_absent([out / f"{tomogram_name(path)}.csv" for path in tomograms])
+    failures = []
+    for path in tomograms:
+        try:
+            tomogram = read_tomogram(path, voxel_size=voxel_size)
+            volume, picked = _pick_one(tomogram, checkpoint, network, cut, device)
+        except InputError as error:
+            # One broken file must not cost the others.
+            failures.append(str(error))
+            console.print(f"Left out: {error}", soft_wrap=True)
+            continue
+        out.mkdir(parents=True, exist_ok=True)
+        _write(out, tomogram, picked, wanted, checkpoint)
+        if scores:
+            from tomopicker.io.tomograms import write_volume
+
+            write_volume(
+                out / f"{tomogram.name}_scores.mrc", volume, voxel_size=tomogram.voxel_size
+            )
+        console.print(_summary(tomogram, picked), soft_wrap=True)
+    if failures:
+        others = f" ({len(failures)} of {len(tomograms)} tomograms left out)"
+        raise InputError(failures[0] + (others if len(tomograms) > 1 else ""))
+
+
+def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
+    from tomopicker.inference import Cut
+
+    if sum(value is not None for value in (count, threshold, fdr)) > 1:
+        raise InputError("give one of --count, --threshold and --fdr")
+    if fdr is not None and not 0 <= fdr < 1:
+        raise InputError(f"--fdr {fdr}: is a share of false picks, from 0 to below 1, as 0.05")
+    return Cut(count=count, threshold=threshold, fdr=fdr)
+
+
+def _check_names(paths: Sequence[Path]) -> None:
+    from tomopicker.io.tomograms import tomogram_name
+
+    names = [tomogram_name(path) for path in paths]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(
+                f"two tomograms are called {name}, and their picks would overwrite each other: "
+                "pick them into two folders"
+            )
+
+
+def _check_absent(paths: Sequence[Path]) -> None:
+    for path in paths:
+        if path.exists():
+            raise InputError(f"{path}: is already there; give another --out, or --force")
+
+
+def _pick_one(
+    tomogram: Tomogram, checkpoint: Checkpoint, network: nn.Module, cut: Cut, device: str
+) -> tuple[NDArray[np.float32], Picked]:
+    from tomopicker import inference
+    from tomopicker.cli.run import progress_bar
+
+    with progress_bar(tomogram.name) as bar:
+        bar.show(0.0, "reading")
+        features = inference.features_of(checkpoint, tomogram)
+        volume = inference.score(
+            features, network, checkpoint.description.config, device=device, progress=bar.show
+        )
+        bar.show(1.0, "taking the peaks")
+        return volume, inference.pick(volume, tomogram, checkpoint, cut)
+
+
+def _write(
+    out: Path, tomogram: Tomogram, picked: Picked, formats: Sequence[str], checkpoint: Checkpoint
+) -> None:
+    """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
+    from tomopicker.io.particles import suffix_of, write_particles
+    from tomopicker.report import PickList, save_figure, slice_figure
+
+    for name in formats:
+        if name != "csv":
+            folder = out / name
+            folder.mkdir(exist_ok=True)
+            write_particles(
+                folder / f"{tomogram.name}{suffix_of(name)}",
+                picked.particles,
+                format=name,
+                shape=tomogram.shape,
+                overwrite=True,
+            )
+    figure = slice_figure(
+        tomogram.data,
+        [PickList(name="picks", voxels=picked.particles.voxels)],
+        slice_index=None,
+        radius=checkpoint.description.radius_voxels,
+        voxel_size=tomogram.voxel_size,
+        thickness=5,
+        title=tomogram.name,
+    )
+    save_figure(figure, out / f"{tomogram.name}.png", force=True)
+    write_particles(
+        out / f"{tomogram.name}.csv",
+        replace(picked.particles, tomograms=()),
+        format="csv",
+        overwrite=True,
+    )
+
+
+def _summary(tomogram: Tomogram, picked: Picked) -> str:
+    text = f"{tomogram.name}: {len(picked.particles)} picks"
+    if picked.threshold is not None:
+        text += f", scores down to {picked.threshold:.2f}"
+    if picked.estimated is not None:
+        count = picked.estimated
+        text += (
+            f"; about {count.estimate:.0f} particles in the tomogram "
+            f"({count.low:.0f} to {count.high:.0f})"
+        )
+    return text

@@ -1,0 +1,229 @@
+"""A run folder: settings, log, checkpoints, metrics and their plot; and what commands share."""
+
+from __future__ import annotations
+
+import csv
+import signal
+import sys
+import time
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Self, TextIO
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    Progress,
+    TaskID,
+    TaskProgressColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
+
+from tomopicker.errors import InputError
+from tomopicker.io.whole import whole_file
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+    from pathlib import Path
+    from types import TracebackType
+
+    from tomopicker.config import Config
+    from tomopicker.training import Epoch
+    from tomopicker.types import Particles, Tomogram
+
+console = Console(stderr=True, highlight=False)
+"""Messages and progress; standard output is for results."""
+
+
+@dataclass(kw_only=True)
+class Bar:
+    """A progress bar with a share done, a running note and the time left."""
+
+    progress: Progress
+    task: TaskID
+    notes: str = ""
+
+    def show(self, share: float, message: str = "") -> None:
+        """Move the bar to a share of the work."""
+        text = "  ".join(part for part in (message, self.notes) if part)
+        self.progress.update(self.task, completed=share, message=text)
+
+    def note(self, text: str) -> None:
+        """Keep a note beside the following messages."""
+        self.notes = text
+
+
+@contextmanager
+def progress_bar(title: str) -> Iterator[Bar]:
+    """Show a bar on a terminal; elsewhere a line now and then is left to the log."""
+    with Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TaskProgressColumn(),
+        TextColumn("{task.fields[message]}"),
+        TimeElapsedColumn(),
+        TextColumn("left"),
+        TimeRemainingColumn(),
+        console=console,
+        disable=not console.is_terminal,
+    ) as progress:
+        yield Bar(progress=progress, task=progress.add_task(title, total=1.0, message=""))
+
+
+@dataclass(kw_only=True)
+class Run:
+    """The folder of a training run. A context: inside it SIGTERM stops like Ctrl-C."""
+
+    folder: Path
+    log: TextIO = field(init=False)
+
+    @staticmethod
+    def check_out(folder: Path, *, resume: bool) -> None:
+        """Refuse a folder that holds something, or one that a resumed run cannot be in."""
+        if folder.exists() and not folder.is_dir():
+            raise InputError(f"{folder}: is a file; give a folder with --out")
+        if resume:
+            if not (folder / "config.json").is_file():
+                raise InputError(f"{folder}: holds no run to resume; leave out --resume")
+        elif folder.is_dir() and any(folder.iterdir()):
+            raise InputError(
+                f"{folder}: is not empty; give another --out, or continue the run with --resume"
+            )
+
+    @classmethod
+    def create(cls, folder: Path, config: Config) -> Self:
+        """Make the folder and write the resolved settings."""
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
+        return cls(folder=folder)
+
+    @classmethod
+    def resume(cls, folder: Path) -> Self:
+        """Open the folder of an earlier run."""
+        return cls(folder=folder)
+
+    @property
+    def best(self) -> Path:
+        """Checkpoint of the best epoch."""
+        return self.folder / "best.safetensors"
+
+    @property
+    def last(self) -> Path:
+        """Checkpoint of the last epoch, with what is needed to train on."""
+        return self.folder / "last.safetensors"
+
+    def __enter__(self) -> Self:
+        self.log = (self.folder / "log.txt").open("a", encoding="utf-8")
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._write_log(f"$ {' '.join(sys.argv)}")
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        if kind is KeyboardInterrupt:
+            if self.last.is_file():
+                self.say(
+                    f"Stopped. {self.last} is the last whole epoch; the same command with --resume "
+                    "continues it"
+                )
+            else:
+                self.say(
+                    f"Stopped before the first epoch was done; remove {self.folder} to start again"
+                )
+        elif error is not None:
+            self._write_log(f"failed: {error}")
+        self.log.close()
+
+    def say(self, message: str) -> None:
+        """Tell the user, and the log."""
+        console.print(message, soft_wrap=True)
+        self._write_log(message)
+
+    @contextmanager
+    def progress(self, title: str) -> Iterator[Bar]:
+        """Show a progress bar, and say when the work is done."""
+        started = time.monotonic()
+        self._write_log(f"{title} ...")
+        with progress_bar(title) as bar:
+            yield bar
+        self.say(f"{title} took {time.monotonic() - started:.0f} s")
+
+    def save_epoch(self, epoch: Epoch) -> None:
+        """Save the checkpoints and the metrics of an epoch."""
+        from tomopicker.checkpoint import Checkpoint, write_checkpoint
+
+        if epoch.is_best:
+            lean = Checkpoint(
+                description=epoch.checkpoint.description, weights=epoch.checkpoint.weights
+            )
+            write_checkpoint(self.best, lean)
+        # The best before the last: a run cut off in between repeats this epoch, and saves both.
+        write_checkpoint(self.last, epoch.checkpoint)
+        history = epoch.checkpoint.description.history
+        write_rows(self.folder / "metrics.csv", history)
+        row = ", ".join(
+            f"{name} {value:.4g}" for name, value in epoch.measures.items() if value is not None
+        )
+        self._write_log(row)
+        if not console.is_terminal:
+            console.print(row)
+
+    def draw(self) -> None:
+        """Draw the training curves."""
+        from tomopicker.report import save_figure, training_figure
+
+        with (self.folder / "metrics.csv").open(newline="") as file:
+            rows = list(csv.DictReader(file))
+        save_figure(training_figure(rows), self.folder / "training.png", force=True)
+
+    def _write_log(self, message: str) -> None:
+        self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
+        self.log.flush()
+
+
+def read_labelled(
+    paths: Sequence[Path], picks: Path, *, voxel_size: float | None, skip_unmatched: bool
+) -> list[tuple[Tomogram, Particles]]:
+    """Read tomograms with the picks of each, checked to lie inside."""
+    from tomopicker.io.particles import check_inside, read_picks_for
+    from tomopicker.io.tomograms import read_tomogram
+
+    tomograms = [read_tomogram(path, voxel_size=voxel_size) for path in paths]
+    tables = read_picks_for(picks, tomograms, skip_unmatched=skip_unmatched)
+    for tomogram, table in zip(tomograms, tables, strict=True):
+        check_inside(table, tomogram.shape, picks)
+    return list(zip(tomograms, tables, strict=True))
+
+
+def choose_device(name: str) -> str:
+    """Resolve "auto", and refuse a device that is not there."""
+    import torch
+
+    if name == "auto":
+        return "cuda" if torch.cuda.is_available() else "cpu"
+    if name.split(":")[0] not in ("cpu", "cuda", "mps"):
+        raise InputError(f"--device {name}: no such device; known: cpu, cuda, mps, auto")
+    if name.startswith("cuda") and not torch.cuda.is_available():
+        raise InputError(f"--device {name}: there is no CUDA device here; leave --device out")
+    return name
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a file that appears whole or not at all, over an older one."""
+    with whole_file(path, overwrite=True) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_rows(path: Path, rows: Sequence[dict[str, float | None]]) -> None:
+    """Write a table as CSV, whole or not at all."""
+    lines = [",".join(rows[0])] if rows else []
+    lines += [
+        ",".join("" if value is None else f"{value:.6g}" for value in row.values()) for row in rows
+    ]
+    write_text(path, "\n".join(lines) + "\n")

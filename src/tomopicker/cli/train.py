@@ -1,0 +1,203 @@
+"""tomopicker train: learn to find a particle from a few clicked ones."""
+
+from __future__ import annotations
+
+import enum
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from tomopicker.cli.units import parse_length
+from tomopicker.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+    from tomopicker.checkpoint import Checkpoint
+    from tomopicker.cli.run import Run
+    from tomopicker.task import Task
+
+
+class Preset(enum.StrEnum):
+    """Names of the presets."""
+
+    default = "default"
+    paper = "paper"
+
+
+class ObjectiveChoice(enum.StrEnum):
+    """Names of the objectives."""
+
+    pn = "pn"
+    pu = "pu"
+    kl = "kl"
+    balanced_pu = "balanced-pu"
+
+
+def train(
+    tomograms: Annotated[
+        list[Path], typer.Argument(help="Tomograms to learn from (MRC).", show_default=False)
+    ],
+    picks: Annotated[
+        Path,
+        typer.Option(
+            help="Clicked particles: a CSV, STAR or .coords file, or a folder with one file per "
+            "tomogram.",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[Path, typer.Option(help="Run folder to make.", show_default=False)],
+    radius: Annotated[
+        str | None, typer.Option(help="Particle radius, as 160A or 12vx.", show_default=False)
+    ] = None,
+    diameter: Annotated[
+        str | None, typer.Option(help="Instead of the radius.", show_default=False)
+    ] = None,
+    expected: Annotated[
+        int | None,
+        typer.Option(
+            help="Particles per training tomogram, labelled or not; estimated when left out "
+            "(needed by preset paper).",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
+    val_tomogram: Annotated[
+        Path | None,
+        typer.Option(help="Tomogram to validate on; else some picks are held out."),
+    ] = None,
+    val_picks: Annotated[Path | None, typer.Option(help="Its clicked particles.")] = None,
+    preset: Annotated[Preset, typer.Option(help="Our best, or the paper.")] = Preset.default,
+    objective: Annotated[
+        ObjectiveChoice | None,
+        typer.Option(help="Another objective than the preset's.", show_default=False),
+    ] = None,
+    voxel_size: Annotated[
+        float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
+    epochs: Annotated[
+        int | None, typer.Option(help="Another number than the preset's.", show_default=False)
+    ] = None,
+    settings: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set", help="Any other setting, as training.batch=4 (see docs/settings.md)."
+        ),
+    ] = None,
+    resume: Annotated[bool, typer.Option("--resume", help="Continue the run in --out.")] = False,
+    skip_unmatched: Annotated[
+        bool, typer.Option("--skip-unmatched", help="Leave out picks of other tomograms.")
+    ] = False,
+    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+) -> None:
+    """Learn to find a particle from a few clicked ones."""
+    from tomopicker.cli.run import Run, choose_device, read_labelled
+    from tomopicker.config import preset as make_config
+    from tomopicker.task import prepare
+
+    Run.check_out(out, resume=resume)
+    if (val_tomogram is None) != (val_picks is None):
+        raise InputError("--val-tomogram and --val-picks belong together: give both or neither")
+    device = choose_device(device)
+    labelled = read_labelled(tomograms, picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched)
+    validation = None
+    if val_tomogram is not None and val_picks is not None:
+        (validation,) = read_labelled(
+            [val_tomogram], val_picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
+        )
+    size = labelled[0][0].voxel_size
+    overrides: dict[str, object] = {"training.seed": seed, **_parse_settings(settings or [])}
+    if epochs is not None:
+        overrides["training.epochs"] = epochs
+    if objective is not None:
+        overrides["objective.name"] = objective.value
+    config = make_config(
+        preset.value,
+        radius_angstrom=_radius(radius, diameter, size),
+        voxel_size=size,
+        expected=expected,
+        overrides=overrides,
+    )
+    task = prepare(config, labelled, validation)
+    run = Run.resume(out) if resume else Run.create(out, config)
+    with run:
+        _report_task(run, task)
+        checkpoint = _train(run, task, resume=resume, device=device)
+        _finish(run, task, checkpoint, device=device)
+        run.say(f"Done. Pick with: tomopicker pick {out} TOMOGRAM... --out picks")
+
+
+def _radius(radius: str | None, diameter: str | None, voxel_size: float) -> float:
+    """Radius in ångström."""
+    if (radius is None) == (diameter is None):
+        raise InputError("give the particle's size with either --radius or --diameter, as 160A")
+    if radius is not None:
+        return parse_length(radius).voxels(voxel_size) * voxel_size
+    return parse_length(str(diameter)).voxels(voxel_size) * voxel_size / 2
+
+
+def _parse_settings(texts: Sequence[str]) -> dict[str, object]:
+    settings: dict[str, object] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals:
+            raise InputError(f"--set {text}: write it as name=value, such as training.batch=4")
+        try:
+            settings[name.strip()] = json.loads(value)
+        except json.JSONDecodeError:
+            settings[name.strip()] = value.strip()
+    return settings
+
+
+def _report_task(run: Run, task: Task) -> None:
+    clicks = sum(len(part.centres) for part in task.training)
+    held = sum(len(part.centres) for part in task.validation)
+    where = task.validation_tomogram or "held out of the training picks"
+    run.say(
+        f"{clicks} particles to learn from in {len(task.training)} tomogram(s), {held} to validate "
+        f"on ({where}); radius {task.radius} voxels of {task.voxel_size:g} Å"
+    )
+    run.say(
+        f"Preset {task.config.preset}, objective {task.config.objective.name}, prior of the "
+        f"unlabelled voxels {task.prior.unlabelled:.4f}"
+    )
+
+
+def _train(run: Run, task: Task, *, resume: bool, device: str) -> Checkpoint:
+    """Train to the end, saving every epoch; returns the best checkpoint."""
+    from tomopicker.checkpoint import read_checkpoint
+    from tomopicker.training import Epoch, fit
+
+    start = None
+    if resume and run.last.is_file():
+        start = read_checkpoint(run.last)
+        run.say(f"Continuing after epoch {start.description.epoch}")
+    with run.progress("Training") as bar:
+        for event in fit(task, resume=start, device=device):
+            if not isinstance(event, Epoch):
+                done = event.epoch - 1 + event.step / event.steps
+                bar.show(done / task.config.training.epochs, f"loss {event.loss:.3f}")
+                continue
+            run.save_epoch(event)
+            measure = event.measures["validation_ap"] or 0.0
+            bar.note(f"AP {measure:.3f}")
+    if not run.best.is_file():
+        raise InputError(f"{run.folder}: no epoch was trained; check training.epochs")
+    return read_checkpoint(run.best)
+
+
+def _finish(run: Run, task: Task, checkpoint: Checkpoint, *, device: str) -> None:
+    """Calibrate the best checkpoint where the preset does, and draw the curves."""
+    from tomopicker.checkpoint import write_checkpoint
+    from tomopicker.training import calibrate
+
+    if task.config.preset == "default":
+        with run.progress("Calibrating") as bar:
+            checkpoint = calibrate(
+                task, checkpoint, device=device, progress=lambda done: bar.show(done)
+            )
+        write_checkpoint(run.best, checkpoint)
+    run.draw()
