@@ -1,6 +1,13 @@
 """Picks of every format over one table, `Particles`."""
 
-from tomopicker.io.particles.formats import FORMATS, Format, read_particles, write_particles
+from tomopicker.io.particles.formats import (
+    FORMATS,
+    Format,
+    check_format,
+    read_particles,
+    suffix_of,
+    write_particles,
+)
 from tomopicker.io.particles.frame import Frame
 from tomopicker.io.particles.matching import (
     by_tomogram,
@@ -14,9 +21,11 @@ __all__ = [
     "Format",
     "Frame",
     "by_tomogram",
+    "check_format",
     "check_inside",
     "fitting_orders",
     "read_particles",
     "read_picks_for",
+    "suffix_of",
     "write_particles",
 ]

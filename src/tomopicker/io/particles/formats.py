@@ -110,10 +110,39 @@ def write_particles(
     InputError
         When the format is unknown or lacks what it needs, or the file cannot be written.
     """
-    if format not in FORMATS:
-        raise InputError(f"unknown format {format!r}; known are {', '.join(FORMATS)}")
+    check_format(format, pixel_size=pixel_size)
     frame = Frame(voxel_size=particles.voxel_size, shape=shape, pixel_size=pixel_size)
     FORMATS[format].write(Path(path), particles, frame, overwrite=overwrite)
+
+
+def check_format(name: str, *, pixel_size: float | None = None) -> None:
+    """Refuse a format that is unknown or cannot be written, before there is anything to write.
+
+    Raises
+    ------
+    InputError
+        Listing the known formats, or naming what relion4 needs.
+    """
+    _format(name)
+    if name == "relion4" and pixel_size is None:
+        raise InputError(
+            "relion4 counts in pixels of the unbinned tilt series, whose size is not known here; "
+            "give it, or use relion5, which needs none"
+        )
+
+
+def suffix_of(name: str) -> str:
+    """Tell how the names of a format's files end.
+
+    >>> suffix_of("relion5")
+    '.star'
+
+    Raises
+    ------
+    InputError
+        Listing the known formats when it is none of them.
+    """
+    return _format(name).suffix
 
 
 def recognise(path: Path) -> str:
@@ -131,3 +160,9 @@ def recognise(path: Path) -> str:
             return "relion5"
         return "relion4" if "rlnTomoName" in columns else "relion3"
     return "coords" if path.suffix.lower() == ".coords" else "csv"
+
+
+def _format(name: str) -> Format:
+    if name not in FORMATS:
+        raise InputError(f"unknown format {name!r}; known are {', '.join(FORMATS)}")
+    return FORMATS[name]
