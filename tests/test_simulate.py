@@ -14,6 +14,7 @@ from tomopicker.errors import InputError
 from tomopicker.simulate import (
     TARGET,
     Simulation,
+    _membranes,
     phantom,
     plant,
     read_density,
@@ -95,17 +96,27 @@ def test_particles_stay_inside_the_lamella():
     assert z.max() <= 39 - least + 1
 
 
-def test_particles_lie_on_the_membrane_only_as_often_as_asked():
-    settings = Simulation(shape=(40, 96, 96), particles=30, radius_angstrom=80.0, vesicles=0)
-    settings = settings.model_copy(update={"membranes": 1, "beads": 0, "distractors": {}})
-    settings = settings.model_copy(update={"cytosol": 0.0, "snr": 1e6, "phase_shift_degrees": 90.0})
-    bound, unbound = (
-        simulated(settings.model_copy(update={"on_membranes": share}), seed=4)
-        for share in (1.0, 0.0)
-    )
-    # The same seed makes the same membrane; on it the particles gather along a surface.
-    spread = [np.linalg.eigvalsh(np.cov(s.particles.voxels[:, 1:].T))[0] for s in (bound, unbound)]
-    assert spread[0] < 0.5 * spread[1]
+def test_clustered_particles_have_nearer_neighbours():
+    def median_neighbour(clustered):
+        settings = SMALL.model_copy(update={"clustered": clustered, "shape": (40, 128, 128)})
+        centres = simulated(settings).particles.voxels
+        return np.median(cKDTree(centres).query(centres, k=2)[0][:, 1])
+
+    assert median_neighbour(0.9) < 0.8 * median_neighbour(0.0)
+
+
+@pytest.mark.parametrize(("share", "expected"), [(0.0, 0), (0.5, 10), (1.0, 20)])
+def test_the_share_of_particles_asked_for_touches_the_membrane(share, expected):
+    settings = SMALL.model_copy(update={"shape": (40, 128, 128), "on_membranes": share})
+    centres = simulated(settings, seed=4).particles.voxels
+    # The membranes are the first thing drawn, so the same seed makes the same ones.
+    distances = _membranes(settings, np.random.default_rng(4))[1]
+    distance = ndimage.map_coordinates(distances, centres.T, order=1, mode="nearest")
+    touching = 0.9 * settings.radius + 25 / 13.5  # half a bilayer of 50 ångström
+    assert distance.min() >= touching - 1.5
+    on = distance < touching + 1.5
+    assert on[:expected].all()
+    assert on.sum() < expected + 6  # a few more come near by chance
 
 
 @pytest.mark.parametrize("centre", [(16.0, 16.0, 16.0), (15.3, 16.9, 17.45)])

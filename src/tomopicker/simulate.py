@@ -86,7 +86,7 @@ class Simulation(Stage):
     """Frequency at which the reconstruction's amplitude has fallen to exp(-1/2), per voxel."""
     noise_floor: Positive = 0.1
     """Frequency below which the noise is white, per voxel; above, its power grows as frequency."""
-    snr: Positive = 0.1
+    snr: Positive = 0.13
     """Variance of one target's imaged density within its radius over that of the noise."""
 
     @property
@@ -480,14 +480,14 @@ def _membranes(
             radius = rng.uniform(250, 500) / settings.voxel_size
             centre = through
         # A sheet is part of a large sphere with a gentle undulation.
-        wave = rng.normal(0, 2 * np.pi / 1500, size=3) * settings.voxel_size
+        wave = rng.normal(0, 2 * np.pi / 3000, size=3) * settings.voxel_size
         swing = rng.uniform(0, min(60 / settings.voxel_size, 0.2 * radius))
         distance = np.sqrt((z - centre[0]) ** 2 + (y - centre[1]) ** 2 + (x - centre[2]) ** 2)
         distance += swing * np.sin(wave[0] * z + wave[1] * y + wave[2] * x) - radius
         np.minimum(nearest, np.abs(distance), out=nearest, casting="same_kind")
     width = max(8 / settings.voxel_size, 0.5)
     leaflet = (nearest - _LEAFLET_ANGSTROM / settings.voxel_size) / width
-    return np.exp(-0.5 * leaflet**2).astype(np.float32), nearest
+    return (0.6 * np.exp(-0.5 * leaflet**2)).astype(np.float32), nearest
 
 
 _LEAFLET_ANGSTROM = 20.0

@@ -45,6 +45,7 @@ def simulate(
     )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out}: is not an empty folder; choose a new one or empty it")
+    made = not out.exists()
     out.mkdir(parents=True, exist_ok=True)
 
     counts: dict[str, int] = {}
@@ -66,7 +67,7 @@ def simulate(
             for file in sorted(Path(unfinished).iterdir()):
                 file.replace(out / file.name)
     finally:
-        if not any(out.iterdir()):
+        if made and not any(out.iterdir()):
             out.rmdir()
 
     first = out / "sim_0001"
