@@ -5,6 +5,7 @@ from tomopicker.io.particles.formats import (
     Format,
     check_format,
     read_particles,
+    recognise,
     suffix_of,
     write_particles,
 )
@@ -26,6 +27,7 @@ __all__ = [
     "fitting_orders",
     "read_particles",
     "read_picks_for",
+    "recognise",
     "suffix_of",
     "write_particles",
 ]

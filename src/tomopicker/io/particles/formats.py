@@ -33,16 +33,18 @@ class Format:
     """One way to write particles down."""
 
     suffix: str
+    in_voxels: bool
+    """Whether the file's numbers mean the tomogram's voxels, whatever their size."""
     read: Callable[[Path, Frame], Particles]
     write: Write
 
 
 FORMATS: dict[str, Format] = {
-    "csv": Format(suffix=".csv", read=read_csv, write=write_csv),
-    "relion5": Format(suffix=".star", read=read_relion5, write=write_relion5),
-    "relion4": Format(suffix=".star", read=read_relion4, write=write_relion4),
-    "relion3": Format(suffix=".star", read=read_relion3, write=write_relion3),
-    "coords": Format(suffix=".coords", read=read_coords, write=write_coords),
+    "csv": Format(suffix=".csv", in_voxels=True, read=read_csv, write=write_csv),
+    "relion5": Format(suffix=".star", in_voxels=False, read=read_relion5, write=write_relion5),
+    "relion4": Format(suffix=".star", in_voxels=False, read=read_relion4, write=write_relion4),
+    "relion3": Format(suffix=".star", in_voxels=False, read=read_relion3, write=write_relion3),
+    "coords": Format(suffix=".coords", in_voxels=True, read=read_coords, write=write_coords),
 }
 
 SUFFIXES = (".csv", ".tsv", ".txt", ".star", ".coords")
