@@ -28,6 +28,8 @@ MATCH_RADII = 0.75
 MOST_PEAKS = 20_000
 """Peaks that are looked at in a tomogram: several times what the most crowded cell holds."""
 
+_LEAST_RECALL = 0.4
+
 
 @dataclass(frozen=True, kw_only=True)
 class Count:
@@ -77,17 +79,19 @@ def match_labelled(
 def estimate_count(scores: Floats, labelled: Labelled) -> Count:
     """Estimate the number of particles among peaks with the given scores.
 
-    Each labelled particle's score is tried as the cut-off t; the one with the least upper bound of
-    n(t) / R(t) decides, where the bound widens with the standard error of R(t), so that a ratio
-    from two or three labelled particles never wins by chance.
+    Each labelled particle's score that at least 40 % of them reach is tried as the cut-off t; the
+    one with the least upper bound of n(t) / R(t) decides. The bound widens with the standard error
+    of R(t), and the particle that defines the cut-off counts half, since it stands on it: without
+    the three, a ratio from two or three labelled particles would often be the least by chance.
     """
     if not len(labelled.scores):
         return Count(estimate=0.0, low=0.0, high=float(len(scores)))
     thresholds = np.unique(labelled.scores)
-    recall = labelled.recall(thresholds)
+    thresholds = thresholds[: np.count_nonzero(labelled.recall(thresholds) >= _LEAST_RECALL) or 1]
+    recall = labelled.recall(thresholds) - 0.5 / labelled.total
     peaks = _above(scores, thresholds)
     error = np.sqrt((1 - recall + 1 / labelled.total) / (recall * labelled.total))
-    best = int(np.argmin(peaks / recall * (1 + error)))
+    best = int(np.argmin(peaks / recall * (1 + 1.96 * error)))
     estimate = float(peaks[best] / recall[best])
     spread = 1.96 * sqrt(error[best] ** 2 + 1 / max(peaks[best], 1))
     return Count(
