@@ -1,0 +1,197 @@
+"""Whole-volume scores do not depend on the tiles, and picking ends where it was told."""
+
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+
+from tomopicker.checkpoint import Calibration, Checkpoint, Description, Priors
+from tomopicker.config import preset
+from tomopicker.errors import InputError
+from tomopicker.features import compute_features
+from tomopicker.inference import Cut, features_of, network_of, pick, score, score_tiles
+from tomopicker.matched_filter import RadialFilter
+from tomopicker.network import build
+from tomopicker.preprocess import Normalisation
+from tomopicker.types import Tomogram
+
+PROFILE = (-1.0, -0.8, -0.2, 0.3, 0.0)
+
+
+def _checkpoint(name="default", *, calibration=None, **overrides):
+    config = preset(
+        name,
+        radius_angstrom=30,
+        voxel_size=10.0,
+        expected=7,
+        overrides={"network.channels": [2, 3], "sampling.side": 16, "sampling.stride": 16}
+        | {key.replace("__", "."): value for key, value in overrides.items()},
+    )
+    torch.manual_seed(0)
+    network = build(config.network)
+    # Running statistics as after training, so that normalisation does something.
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    description = Description(
+        config=config,
+        voxel_size=10.0,
+        radius_voxels=3,
+        priors=Priors(observed=0.01, expected=0.05, unlabelled=0.04),
+        filter_profile=PROFILE if config.network.filter_channel else None,
+        calibration=calibration,
+        training_tomograms=("one",),
+        picks_sha256="0" * 64,
+        epoch=1,
+    )
+    return Checkpoint(description=description, weights=network.state_dict())
+
+
+def _tomogram(shape=(21, 40, 35), dtype=np.float32):
+    rng = np.random.default_rng(0)
+    data = (rng.normal(size=shape) * 20).astype(dtype)
+    return Tomogram(name="two", data=data, voxel_size=10.0)
+
+
+def _score(checkpoint, tomogram, **inference):
+    config = checkpoint.description.config
+    config = config.model_copy(update={"inference": config.inference.model_copy(update=inference)})
+    return score(features_of(checkpoint, tomogram), network_of(checkpoint), config)
+
+
+@pytest.mark.parametrize(
+    "network",
+    [
+        {},
+        {"network__architecture": "unet", "network__block": "residual"},
+        {"network__architecture": "unet", "network__block": "multires"},
+        {"network__filter_channel": False},
+    ],
+)
+def test_the_scores_are_the_same_for_any_tile(network):
+    _check_tiles(_checkpoint(**network), flips=False)
+
+
+def test_the_scores_averaged_over_flips_are_the_same_for_any_tile():
+    _check_tiles(_checkpoint(), flips=True)
+
+
+def _check_tiles(checkpoint, *, flips):
+    tomogram = _tomogram()
+    whole = _score(checkpoint, tomogram, tile=1000, flips=flips)
+    spread = whole.std()
+    assert spread > 1e-4
+    for tile in (8, 24):
+        tiled = _score(checkpoint, tomogram, tile=tile, flips=flips)
+        np.testing.assert_allclose(tiled, whole, atol=1e-3 * spread)
+
+
+def test_whole_volume_scores_are_the_network_run_on_the_volume():
+    checkpoint = _checkpoint()
+    tomogram = _tomogram(shape=(16, 24, 32))
+    features = features_of(checkpoint, tomogram)
+    volume = np.stack([Normalisation.of(tomogram.data, source="").apply(tomogram.data),
+                       features.correlation])  # fmt: skip
+    with torch.inference_mode():
+        direct = network_of(checkpoint)(torch.from_numpy(volume)[None])[0].numpy()
+    np.testing.assert_allclose(_score(checkpoint, tomogram), direct, atol=1e-5)
+
+
+def test_the_papers_windows_are_scored_one_by_one_and_laid_side_by_side():
+    checkpoint = _checkpoint("paper")
+    tomogram = _tomogram(shape=(16, 16, 40))
+    scores = _score(checkpoint, tomogram)
+    volume = Normalisation.of(tomogram.data, source="").apply(tomogram.data)
+    network = network_of(checkpoint)
+    padded = np.pad(volume, ((0, 0), (0, 0), (0, 8)))
+    for start in (0, 16, 32):
+        window = torch.from_numpy(padded[None, None, :, :, start : start + 16].copy())
+        with torch.inference_mode():
+            direct = network(window)[0].numpy()
+        stop = min(start + 16, 40)
+        np.testing.assert_allclose(
+            scores[:, :, start:stop], direct[:, :, : stop - start], atol=1e-5
+        )
+
+
+def test_every_voxel_is_scored_once_and_the_progress_ends_at_one():
+    checkpoint = _checkpoint()
+    tomogram = _tomogram()
+    seen = np.zeros(tomogram.shape, dtype=int)
+    config = checkpoint.description.config
+    shares = []
+    for window, logits, done in score_tiles(
+        features_of(checkpoint, tomogram), network_of(checkpoint), config
+    ):
+        assert logits.shape == window.shape
+        seen[window.slices] += 1
+        shares.append(done)
+    assert (seen == 1).all()
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_integer_tomograms_score_as_their_float_copies():
+    checkpoint = _checkpoint()
+    whole = _tomogram(dtype=np.int16)
+    floats = replace(whole, data=whole.data.astype(np.float32))
+    np.testing.assert_allclose(_score(checkpoint, whole), _score(checkpoint, floats), atol=1e-5)
+
+
+def test_another_voxel_size_is_refused_and_a_rounded_one_is_not():
+    checkpoint = _checkpoint()
+    with pytest.raises(InputError, match=r"trained at 10 Å: rescale"):
+        features_of(checkpoint, replace(_tomogram(), voxel_size=13.0))
+    features_of(checkpoint, replace(_tomogram(), voxel_size=10.01))
+
+
+def test_the_correlation_channel_has_mean_zero_and_deviation_one():
+    tomogram = _tomogram()
+    normalisation = Normalisation.of(tomogram.data, source="")
+    features = compute_features(tomogram, normalisation, RadialFilter(profile=np.array(PROFILE)))
+    assert features.correlation.mean() == pytest.approx(0, abs=1e-4)
+    assert features.correlation.std() == pytest.approx(1, abs=1e-4)
+
+
+def _volume_of_peaks(count=12):
+    """Peaks of score count, count - 1, ... 1 in a volume of -5, ten voxels apart."""
+    scores = np.full((10, 10, 10 * count), -5.0, dtype=np.float32)
+    for number in range(count):
+        scores[5, 5, 5 + 10 * number] = count - number
+    tomogram = Tomogram(name="two", data=scores, voxel_size=10.0)
+    return scores, tomogram
+
+
+def test_the_list_ends_at_the_count_the_threshold_or_the_expected_number():
+    scores, tomogram = _volume_of_peaks()
+    checkpoint = _checkpoint("paper")
+    by_count = pick(scores, tomogram, checkpoint, Cut(count=3))
+    assert by_count.particles.scores.tolist() == [12, 11, 10]
+    assert by_count.particles.voxels.tolist() == [[5, 5, 5], [5, 5, 15], [5, 5, 25]]
+    assert by_count.threshold == 10
+    by_threshold = pick(scores, tomogram, checkpoint, Cut(threshold=9.5))
+    assert by_threshold.particles.scores.tolist() == [12, 11, 10]
+    expected = pick(scores, tomogram, checkpoint, Cut())
+    assert len(expected.particles) == 7
+    nothing = pick(scores, tomogram, checkpoint, Cut(threshold=100.0))
+    assert len(nothing.particles) == 0
+    assert nothing.threshold is None
+
+
+def test_a_calibrated_list_ends_by_itself_or_at_a_false_discovery_rate():
+    scores, tomogram = _volume_of_peaks()
+    calibration = Calibration(labelled_scores=(8.0, 9.0, 11.0, 12.0), labelled=4, held_out=True)
+    checkpoint = _checkpoint(calibration=calibration, peaks__smoothing=0, peaks__subvoxel=False)
+    automatic = pick(scores, tomogram, checkpoint, Cut())
+    assert automatic.particles.scores.tolist() == [12, 11, 10, 9, 8]
+    assert automatic.estimated.estimate == pytest.approx(5 / 0.875)
+    strict = pick(scores, tomogram, checkpoint, Cut(fdr=0.0))
+    assert 0 < len(strict.particles) <= 5
+
+
+def test_a_false_discovery_rate_needs_a_calibrated_model():
+    scores, tomogram = _volume_of_peaks()
+    with pytest.raises(InputError, match="give --count or --threshold"):
+        pick(scores, tomogram, _checkpoint("paper"), Cut(fdr=0.05))

@@ -1,0 +1,265 @@
+"""Training repeats itself, resumes to the same result, and learns what it is shown."""
+
+import numpy as np
+import pytest
+import torch
+
+from tomopicker.config import Training, preset
+from tomopicker.errors import InputError
+from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED
+from tomopicker.task import prepare
+from tomopicker.training import Epoch, Step, average_precision, calibrate, fit, learning_rate
+from tomopicker.types import Particles, Tomogram
+from tomopicker.windows import cut, grid
+
+RADIUS = 4
+SHAPE = (32, 48, 48)
+SMALL = {
+    "default": {
+        "network.channels": [4, 8],
+        "sampling.side": 16,
+        "sampling.steps_per_epoch": 6,
+        "training.epochs": 3,
+        "training.ema": 0.5,
+    },
+    "paper": {
+        "network.channels": [4, 8],
+        "sampling.side": 16,
+        "sampling.stride": 16,
+        "training.epochs": 2,
+    },
+}
+
+
+def _tomogram(seed, name="one", dtype=np.float32):
+    """Dark balls on noise, far apart, and where they are."""
+    rng = np.random.default_rng(seed)
+    z, y, x = np.indices(SHAPE)
+    volume = rng.normal(0, 0.5, SHAPE)
+    centres = np.array(
+        [(a, b, c) for a in (8, 23) for b in (8, 23, 38) for c in (8, 23, 38)], dtype=float
+    )
+    centres += rng.uniform(-2, 2, centres.shape)
+    for centre in centres:
+        d2 = sum((a - c) ** 2 for a, c in zip((z, y, x), centre, strict=True))
+        volume[d2 <= RADIUS**2] -= 2
+    tomogram = Tomogram(name=name, data=volume.astype(dtype), voxel_size=10.0)
+    return tomogram, Particles.from_voxels(centres, voxel_size=10.0)
+
+
+def _task(preset_name, *, seed=0, clicks=8, validation=False, expected=18, **overrides):
+    config = preset(
+        preset_name,
+        radius_angstrom=RADIUS * 10,
+        voxel_size=10.0,
+        expected=expected,
+        overrides=SMALL[preset_name]
+        | {"training.seed": seed}
+        | {name.replace("__", "."): value for name, value in overrides.items()},
+    )
+    tomogram, particles = _tomogram(1)
+    known = particles.select(np.arange(clicks))
+    return prepare(config, [(tomogram, known)], _tomogram(2, "two") if validation else None)
+
+
+def _epochs(task, **options):
+    return [event for event in fit(task, **options) if isinstance(event, Epoch)]
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_the_same_seed_gives_the_same_weights_and_another_seed_does_not(name):
+    first, again, other = (_epochs(_task(name, seed=seed))[-1] for seed in (0, 0, 1))
+    weights = first.checkpoint.weights
+    assert all(torch.equal(weights[key], again.checkpoint.weights[key]) for key in weights)
+    assert any(not torch.equal(weights[key], other.checkpoint.weights[key]) for key in weights)
+
+
+@pytest.mark.parametrize("name", ["default", "paper"])
+def test_a_resumed_run_ends_where_an_uninterrupted_one_does(name):
+    task = _task(name, network__dropout=0.2)
+    whole = _epochs(task)
+    for stopped_after in whole[:-1]:
+        resumed = _epochs(task, resume=stopped_after.checkpoint)
+        assert len(resumed) == len(whole) - stopped_after.number
+        weights = whole[-1].checkpoint.weights
+        again = resumed[-1].checkpoint
+        assert all(torch.equal(weights[key], again.weights[key]) for key in weights)
+        for row, expected in zip(
+            again.description.history, whole[-1].checkpoint.description.history, strict=True
+        ):
+            assert row["loss"] == expected["loss"]
+
+
+def test_a_run_of_other_picks_or_settings_is_not_resumed():
+    checkpoint = _epochs(_task("default"))[0].checkpoint
+    for other in (_task("default", clicks=9), _task("default", objective__name="kl")):
+        with pytest.raises(InputError, match="other picks or settings"):
+            next(fit(other, resume=checkpoint))
+    longer = _task("default", training__epochs=4)
+    assert _epochs(longer, resume=checkpoint)[0].number == 2
+
+
+def test_steps_are_told_and_the_best_epoch_is_marked():
+    events = list(fit(_task("default")))
+    steps = [event for event in events if isinstance(event, Step)]
+    epochs = [event for event in events if isinstance(event, Epoch)]
+    assert [(step.epoch, step.step) for step in steps[:7]] == [(1, n) for n in range(1, 7)] + [
+        (2, 1)
+    ]
+    assert epochs[0].is_best
+    measures = [epoch.measures["validation_ap"] for epoch in epochs]
+    best = [epoch.number for epoch in epochs if epoch.is_best][-1]
+    assert measures[best - 1] == max(measures)
+
+
+@pytest.mark.parametrize("objective", ["pn", "pu", "kl", "balanced-pu"])
+def test_every_objective_learns_to_rank_labelled_voxels_first(objective):
+    task = _task("default", objective__name=objective, training__epochs=5, clicks=14)
+    epochs = _epochs(task)
+    share = (task.validation[0].labels == POSITIVE).mean()
+    assert max(epoch.measures["validation_ap"] for epoch in epochs) > 4 * share
+
+
+def test_the_paper_preset_trains_on_every_window_once_an_epoch():
+    task = _task("paper")
+    steps = [event for event in fit(task) if isinstance(event, Step) and event.epoch == 1]
+    windows = len(grid(SHAPE, side=16, stride=16))
+    assert len(steps) == -(-windows // 8)
+
+
+def test_held_out_particles_count_neither_as_positive_nor_as_unlabelled():
+    task = _task("default", clicks=10)
+    (training,), (validation,) = task.training, task.validation
+    assert (len(training.centres), len(validation.centres)) == (8, 2)
+    for z, y, x in np.rint(validation.centres).astype(int):
+        assert training.labels[z, y, x] == IGNORED
+        assert validation.labels[z, y, x] == POSITIVE
+    for z, y, x in np.rint(training.centres).astype(int):
+        assert training.labels[z, y, x] == POSITIVE
+        assert validation.labels[z, y, x] == IGNORED
+
+
+def test_the_priors_are_those_of_the_labelled_volume():
+    """With a validation tomogram nothing is held out: eq 2, 4 and 8 on whole-volume counts."""
+    task = _task("paper", validation=True, clicks=6, expected=18)
+    labels = task.training[0].labels
+    positive, total = (labels == POSITIVE).sum(), labels.size
+    assert task.prior.observed == positive / total
+    ball = 257  # lattice points with d² <= 4²
+    assert task.prior.expected == pytest.approx(18 * ball / total)
+    assert task.prior.unlabelled == task.prior.expected - task.prior.observed
+
+
+def test_the_expected_number_is_estimated_from_the_clicks():
+    task = _task("default", clicks=9, expected=None)
+    # 18 particles, 2 of which are held out, and whatever noise adds.
+    ball = 257 * np.prod(1)
+    particles = task.prior.expected * (task.training[0].labels != IGNORED).sum() / ball
+    assert 10 < particles < 40
+
+
+def test_padding_is_ignored_not_unlabelled():
+    task = _task("paper")
+    part = task.training[0]
+    window = grid((40, 48, 48), side=16, stride=16)[-1]
+    volume, labels = part.sample(window)
+    assert volume.shape == (1, 16, 16, 16)
+    inside = cut(np.ones(SHAPE, dtype=np.uint8), window)
+    assert (labels[inside == 0] == IGNORED).all()
+    assert set(np.unique(labels[inside == 1])) <= {POSITIVE, UNLABELLED, IGNORED}
+
+
+def test_voxels_that_are_not_numbers_are_ignored():
+    tomogram, particles = _tomogram(1)
+    tomogram.data[:, :, :4] = np.nan
+    config = preset(
+        "default", radius_angstrom=40, voxel_size=10, expected=18, overrides=SMALL["default"]
+    )
+    task = prepare(config, [(tomogram, particles.select(np.arange(8)))])
+    assert (task.training[0].labels[:, :, :2] == IGNORED).all()
+    assert all(np.isfinite(epoch.measures["loss"]) for epoch in _epochs(task))
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"expected": 8}, "8 particles expected per tomogram, but 8 are labelled"),
+        ({"sampling__side": 8, "network__channels": [4, 8]}, None),
+        ({"clicks": 1}, "label more"),
+    ],
+)
+def test_a_task_that_cannot_be_learned_is_refused(options, message):
+    if message is None:
+        assert _task("default", **options).radius == RADIUS
+        return
+    with pytest.raises(InputError, match=message):
+        _task("default", **options)
+
+
+def test_a_particle_larger_than_the_window_or_the_tomogram_is_refused():
+    tomogram, particles = _tomogram(1)
+    for radius, message in ((90, "the window is"), (170, "cannot hold a particle")):
+        side = 16 if radius == 90 else 64
+        config = preset(
+            "default",
+            radius_angstrom=radius,
+            voxel_size=10,
+            expected=18,
+            overrides=SMALL["default"] | {"sampling.side": side},
+        )
+        with pytest.raises(InputError, match=message):
+            prepare(config, [(tomogram, particles)])
+
+
+def test_tomograms_of_unequal_voxel_size_are_refused():
+    tomogram, particles = _tomogram(1)
+    other = Tomogram(name="two", data=tomogram.data, voxel_size=12.0)
+    config = preset("default", radius_angstrom=40, voxel_size=10, overrides=SMALL["default"])
+    with pytest.raises(InputError, match="two: voxel size 12"):
+        prepare(config, [(tomogram, particles), (other, particles)])
+
+
+def test_the_paper_preset_asks_for_the_expected_number():
+    with pytest.raises(InputError, match="--expected N; to estimate it"):
+        _task("paper", expected=None)
+
+
+def test_the_rate_is_halved_after_five_epochs_without_a_better_measure():
+    settings = Training(learning_rate=0.002)
+    rates = [learning_rate(settings, measures) for measures in (
+        [], [0.1], [0.1] * 5, [0.1] * 6, [0.1] * 6 + [0.2], [0.1] * 11,
+        [0.1, 0.05, 0.05, 0.05, 0.05, 0.2, 0.1, 0.1, 0.1, 0.1],
+    )]  # fmt: skip
+    assert rates == [0.002, 0.002, 0.002, 0.001, 0.001, 0.0005, 0.002]
+
+
+def test_the_cosine_starts_at_the_rate_and_ends_near_zero():
+    settings = Training(learning_rate=0.002, schedule="cosine", epochs=4)
+    rates = [learning_rate(settings, [0.1] * done) for done in range(4)]
+    np.testing.assert_allclose(rates, [0.002, 0.0017071, 0.001, 0.0002929], rtol=1e-4)
+
+
+def test_average_precision_worked_by_hand():
+    scores = np.float32([5, 4, 3, 2])
+    positive = np.array([False, True, False, True])
+    assert average_precision(scores, positive) == pytest.approx((1 / 2 + 2 / 4) / 2)
+    assert average_precision(scores, np.zeros(4, dtype=bool)) == 0
+
+
+def test_calibration_scores_the_held_out_particles_where_there_are_enough():
+    task = _task("default", validation=True, clicks=8)
+    checkpoint = calibrate(task, _epochs(task)[-1].checkpoint)
+    calibration = checkpoint.description.calibration
+    assert calibration.held_out
+    assert calibration.labelled == 18
+    assert 0 < len(calibration.labelled_scores) <= 18
+    few = _task("default", clicks=8)
+    calibration = calibrate(few, _epochs(few)[-1].checkpoint).description.calibration
+    assert not calibration.held_out
+    assert calibration.labelled == 8
+
+
+def test_a_loss_that_is_not_finite_stops_with_a_remedy():
+    task = _task("default", training__learning_rate=1e30)
+    with pytest.raises(FloatingPointError, match=r"lower training\.learning_rate"):
+        list(fit(task))
