@@ -295,6 +295,17 @@ def test_a_list_without_its_counterpart_is_named(folders: tuple[Path, Path], sid
         command(*folders)
 
 
+def test_a_list_of_no_picks_misses_everything(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "picks.csv").write_text("x,y,z,score\n")
+    (tmp_path / "truth.csv").write_text("x,y,z\n1,2,3\n4,5,6\n")
+    command(tmp_path / "picks.csv", tmp_path / "truth.csv", json=True)
+    result = json.loads(capsys.readouterr().out)
+    assert (result["recall"], result["f1"], result["false_negatives"]) == (0, 0, 2)
+    assert result["average_precision"] == 0
+
+
 def test_a_folder_without_lists_is_named(folders: tuple[Path, Path], tmp_path: Path) -> None:
     (tmp_path / "empty").mkdir()
     with pytest.raises(InputError, match="empty: has no picks"):

@@ -176,7 +176,6 @@ def test_names_stay_text(tmp_path: Path, column: str) -> None:
 
 def test_bad_tables_are_refused_with_the_place(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
-    refused(path, "x,y,z,score\n", "no picks")
     refused(path, "# nothing\n", "only comments")
     refused(path, "a,b,z\n1,2,3\n", "no column x, y", "only a, b, z", "x,y,z,score")
     refused(path, "1,2\n", "line 1 has 2 columns", "x,y,z,score")
@@ -444,6 +443,13 @@ def test_a_folder_holds_a_file_per_tomogram(tmp_path: Path) -> None:
     np.testing.assert_allclose(second.voxels, [[6, 5, 4]])
     with pytest.raises(InputError, match="has no picks for TS_03, only TS_02, rec_TS_01"):
         read_picks_for(tmp_path, [tomogram("TS_03")])
+
+
+def test_a_list_of_no_picks_can_be_read_but_not_learned_from(tmp_path: Path) -> None:
+    path = tmp_path / "none.csv"
+    assert len(read(path, "x,y,z,score\n")) == 0
+    with pytest.raises(InputError, match=r"none\.csv: has a header but no picks"):
+        read_picks_for(path, [tomogram("TS_01")])
 
 
 def test_a_folder_that_does_not_tell_is_refused(tmp_path: Path) -> None:

@@ -25,14 +25,15 @@ def read_csv(path: Path, frame: Frame) -> Particles:
     """Read picks in voxels of their tomogram, 0-based, floats.
 
     Columns are found by name in any order, further ones are ignored; a file without a header
-    (EMPIAR-10988's) holds x, y, z and perhaps a score. Cells are separated by commas, semicolons,
+    (EMPIAR-10988's) holds x, y, z and perhaps a score; one with nothing but a header holds no picks,
+    as when a picker found none. Cells are separated by commas, semicolons,
     tabs or blanks. Tomogram names stay text, so that 001 is not 1.
 
     Raises
     ------
     InputError
-        When the file is missing, empty or not text, has no picks, lacks a coordinate column, or
-        holds something else than a finite number where one must be.
+        When the file is missing, empty or not text, lacks a coordinate column, or holds something
+        else than a finite number where one must be.
     """
     rows = read_rows(path)
     if any(is_number(cell) for cell in rows[0][1]):
@@ -46,8 +47,6 @@ def read_csv(path: Path, frame: Frame) -> Particles:
             f"{path}: has no column {', '.join(missing)}, only {', '.join(rows[0][1])}; "
             "name the columns x,y,z,score in its first line"
         )
-    if len(rows) == 1:
-        raise InputError(f"{path}: has a header but no picks; give at least one pick")
     for line, cells in rows[1:]:
         if len(cells) != len(header):
             raise InputError(
@@ -60,7 +59,7 @@ def read_csv(path: Path, frame: Frame) -> Particles:
 
     zyx = [values(axis, column) for axis in "zyx" if (column := columns[axis]) is not None]
     return Particles.from_voxels(
-        np.array(zyx).T,
+        np.array(zyx, dtype=np.float64).T,
         voxel_size=frame.voxel_size,
         scores=None if score is None else np.array(values("score", score)),
         tomograms=() if name is None else [cells[name] for _, cells in rows[1:]],

@@ -52,6 +52,8 @@ def read_picks_for(
         key = (file, tomogram.voxel_size, tomogram.shape)
         if key not in tables:
             table = read_particles(file, voxel_size=tomogram.voxel_size, shape=tomogram.shape)
+            if not len(table):
+                raise InputError(f"{file}: has a header but no picks; give at least one pick")
             sharing = [name for name in names if files[name] == file]
             parts = by_tomogram(table, sharing, file, skip_unmatched=skip_unmatched)
             tables[key] = dict(zip(sharing, parts, strict=True))
