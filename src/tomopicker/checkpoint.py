@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 from tomopicker import __version__
 from tomopicker.config import Config
@@ -82,6 +82,15 @@ class Description(Described):
     history: tuple[dict[str, float | None], ...] = ()
     """One row of measures for each epoch done."""
 
+    @model_validator(mode="after")
+    def _lengths_agree(self) -> Description:
+        # A damaged or hostile header must not decide how much memory is asked for.
+        if 2 * self.radius_voxels > self.config.sampling.side:
+            raise ValueError(f"a radius of {self.radius_voxels} voxels is larger than the window")
+        if self.filter_profile and len(self.filter_profile) > 2 * self.radius_voxels + 2:
+            raise ValueError(f"{len(self.filter_profile)} voxels of filter are beyond the particle")
+        return self
+
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -104,13 +113,26 @@ class Checkpoint:
 
 def load_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
     """Load weights whose names and shapes must be exactly the network's."""
-    try:
-        network.load_state_dict(weights)
-    except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
-        raise InputError(
-            f"the checkpoint's weights do not fit its network ({reason}): train again"
-        ) from error
+    check_weights(network, weights)
+    network.load_state_dict(weights)
+
+
+def check_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
+    """Refuse weights whose names or shapes are not the network's, which may be on no device.
+
+    Raises
+    ------
+    InputError
+        Naming the first that differs.
+    """
+    needed = {name: tuple(tensor.shape) for name, tensor in network.state_dict().items()}
+    stored = {name: tuple(tensor.shape) for name, tensor in weights.items()}
+    for name in (*needed, *stored):
+        if needed.get(name) != stored.get(name):
+            raise InputError(
+                f"the checkpoint's weights do not fit its network ({name} is "
+                f"{stored.get(name, 'missing')}, not {needed.get(name, 'expected')}): train again"
+            )
 
 
 def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
@@ -118,11 +140,10 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     tensors = {_NETWORK + name: tensor for name, tensor in checkpoint.weights.items()}
     tensors |= {_TRAINING + name: tensor for name, tensor in checkpoint.training.items()}
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    # Not by the library's own writing to a file, which would be for its owner alone to read.
+    content = save(contiguous, {_KEY: checkpoint.description.model_dump_json()})
     with whole_file(path, overwrite=True) as temporary:
-        try:
-            save_file(contiguous, temporary, {_KEY: checkpoint.description.model_dump_json()})
-        except SafetensorError as error:
-            raise OSError(str(error)) from error
+        temporary.write_bytes(content)
 
 
 def read_checkpoint(path: Path) -> Checkpoint:
@@ -144,8 +165,12 @@ def read_checkpoint(path: Path) -> Checkpoint:
             tensors = {name: opened.get_tensor(name) for name in opened.keys()}  # noqa: SIM118
     except (SafetensorError, OSError) as error:
         raise InputError(
-            f"{file}: cannot be read as a checkpoint ({error}): it is truncated or not one of ours"
+            f"{file}: cannot be read as a checkpoint ({error}): it is truncated or not one of ours;"
+            " copy it again, or train again"
         ) from error
+    for name, tensor in tensors.items():
+        if not torch.isfinite(tensor).all():
+            raise InputError(f"{file}: {name} holds numbers that are not finite: train again")
     return Checkpoint(
         description=description,
         weights=_under(_NETWORK, tensors),
@@ -174,9 +199,11 @@ def _describe(file: Path, text: str) -> Description:
                 "install a newer TomoPicker"
             )
         return Description.model_validate_json(text)
-    except (ValidationError, json.JSONDecodeError) as error:
+    except (ValidationError, json.JSONDecodeError, RecursionError) as error:
         first = str(error).replace("\n", " ")[:200]
-        raise InputError(f"{file}: its description is not valid ({first})") from error
+        raise InputError(
+            f"{file}: its description is not valid ({first}): copy it again, or train again"
+        ) from error
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -18,6 +18,9 @@ ObjectiveName: TypeAlias = Literal["pn", "pu", "kl", "balanced-pu"]
 
 Positive = Annotated[float, Field(gt=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
+Channels = Annotated[
+    tuple[Annotated[int, Field(gt=0, le=4096)], ...], Field(min_length=1, max_length=8)
+]
 
 
 class Stage(BaseModel):
@@ -44,7 +47,7 @@ class Network(Stage):
 
     architecture: Literal["unet", "space-to-depth"] = "unet"
     block: Literal["residual", "plain", "multires"] = "residual"
-    channels: tuple[int, ...] = (32, 64, 128, 256)
+    channels: Channels = (32, 64, 128, 256)
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     filter_channel: bool = False
     """Give the network the radial matched filter's correlation as a second input channel."""
@@ -72,7 +75,7 @@ class Sampling(Stage):
     """How training windows are drawn: `windows` is the paper's grid, `crops` are ours."""
 
     method: Literal["windows", "crops"] = "windows"
-    side: Annotated[int, Field(gt=0)] = 32
+    side: Annotated[int, Field(gt=0, le=1024)] = 32
     stride: Annotated[int, Field(gt=0)] = 32
     """Step of the sliding window (`windows` only)."""
     steps_per_epoch: Annotated[int, Field(gt=0)] = 40
@@ -112,9 +115,9 @@ class Inference(Stage):
 class Peaks(Stage):
     """Paper 3.4."""
 
-    exclusion: Positive = 1.0
+    exclusion: Annotated[float, Field(gt=0, le=100)] = 1.0
     """Least distance between two picks, in particle radii."""
-    smoothing: Annotated[float, Field(ge=0)] = 0.0
+    smoothing: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Gaussian sigma, in particle radii, that the scores are smoothed with before picking."""
     subvoxel: bool = False
     """Move each pick to the centre of its peak."""
@@ -142,6 +145,8 @@ class Config(Stage):
         if side % stride:
             nearest = max(stride, round(side / stride) * stride)
             raise ValueError(f"window must be a multiple of {stride}, got {side}; try {nearest}")
+        if self.sampling.method == "windows" and self.sampling.stride > side:
+            raise ValueError(f"stride must be at most the window, {side}, or voxels would be lost")
         return self
 
 
