@@ -18,12 +18,14 @@ from tomopicker.calibrate import (
     estimate_count,
     false_discovery_rate,
 )
+from tomopicker.checkpoint import check_weights
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
+from tomopicker.labels import ball_voxels
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.network import build, receptive_radius
 from tomopicker.peaks import Peaks, find_peaks, refine
-from tomopicker.preprocess import Normalisation
+from tomopicker.preprocess import Normalisation, finite
 from tomopicker.types import Particles, Shape, Window
 from tomopicker.windows import grid, inside, tiles
 
@@ -69,7 +71,7 @@ def score_tiles(
 
     With `inference.method` "whole" the parts are tiles with a halo as wide as the network sees, so
     the scores do not depend on the tiles. With "windows" they are the non-overlapping windows of
-    the paper, padded with the mean at the far faces.
+    the paper, padded with the mean at the far faces. Voxels without a finite value score -inf.
 
     Yields
     ------
@@ -85,7 +87,9 @@ def score_tiles(
         at = inside(window, features.shape)
         z, y, x = at.shape
         if z and y and x:
-            yield at, logits[:z, :y, :x], done
+            known = finite(np.asarray(features.data[at.slices]))
+            scores = logits[:z, :y, :x]
+            yield at, scores if known is None else np.where(known, scores, -np.inf), done
 
 
 def score(
@@ -106,7 +110,11 @@ def score(
 
 def network_of(checkpoint: Checkpoint) -> nn.Module:
     """Build a checkpoint's network with its weights, in evaluation mode."""
-    network = build(checkpoint.description.config.network)
+    settings = checkpoint.description.config.network
+    # On no memory first: a damaged description may ask for a network of terabytes.
+    with torch.device("meta"):
+        check_weights(build(settings), checkpoint.weights)
+    network = build(settings)
     checkpoint.load_into(network)
     return network.eval()
 
@@ -159,7 +167,7 @@ def find_particles(
     """
     settings = config.peaks
     if settings.smoothing:
-        scores = gaussian_filter(scores, settings.smoothing * radius, mode="nearest", truncate=3.0)
+        scores = _smooth(scores, settings.smoothing * radius)
     peaks: Peaks = find_peaks(
         scores, radius=settings.exclusion * radius, count=count, threshold=floor
     )
@@ -190,6 +198,10 @@ def pick(
     automatic = cut == Cut()
     if automatic and calibration is None:
         length = config.expected
+        if length is None:
+            # Training was stopped before its end; what it expected is the best that is known.
+            core = ball_voxels(max(config.labels.core * description.radius_voxels, 1.0))
+            length = round(description.priors.expected * scores.size / core)
     if cut.fdr is not None and calibration is None:
         raise InputError(
             "this model was not calibrated, so a false-discovery rate cannot be estimated: give "
@@ -224,6 +236,17 @@ def pick(
         threshold=float(ranked[-1]) if len(ranked) else None,
         estimated=estimated,
     )
+
+
+def _smooth(scores: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Blur the scores; voxels of -inf stay so, and count as the lowest score to the others."""
+    unknown = np.isneginf(scores)
+    if unknown.any():
+        scores = np.where(unknown, scores[~unknown].min(initial=0), scores)
+    smooth: NDArray[np.float32] = gaussian_filter(scores, sigma, mode="nearest", truncate=3.0)
+    if unknown.any():
+        smooth[unknown] = -np.inf
+    return smooth
 
 
 def _score_windows(

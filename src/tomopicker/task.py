@@ -106,16 +106,17 @@ def prepare(
     labelled, held = [], []
     for tomogram, normalisation, (kept, out) in zip(tomograms, normalisations, splits, strict=True):
         features = compute_features(tomogram, normalisation, radial)
-        ignored = [_not_finite(tomogram), stamp(features.shape, out.voxels, radius=radius) > 0]
-        labelled.append(_label(tomogram, features, kept, core, ignored))
+        elsewhere = stamp(features.shape, out.voxels, radius=radius) > 0
+        labelled.append(_label(tomogram, features, kept, core, elsewhere))
         if validation is None:
-            ignored = [_not_finite(tomogram), stamp(features.shape, kept.voxels, radius=radius) > 0]
-            held.append(_label(tomogram, features, out, core, ignored))
+            elsewhere = stamp(features.shape, kept.voxels, radius=radius) > 0
+            held.append(_label(tomogram, features, out, core, elsewhere))
     if validation is not None:
         tomogram, particles = validation
         features = compute_features(tomogram, _normalisation(tomogram, config), radial)
-        held.append(_label(tomogram, features, particles, core, [_not_finite(tomogram)]))
-    _check_validation(held, validation)
+        held.append(_label(tomogram, features, particles, core))
+    _check_positive(labelled, "training", "--picks")
+    _check_positive(held, "validation", "--picks" if validation is None else "--val-picks")
     out_of_training = [len(out) for _, out in splits]
     return Task(
         config=config,
@@ -186,22 +187,24 @@ def _label(
     features: Features,
     particles: Particles,
     core: float,
-    ignored: Sequence[NDArray[np.bool_] | None],
+    elsewhere: NDArray[np.bool_] | None = None,
 ) -> Labelled:
+    """Label a tomogram; `elsewhere` are the voxels of particles that belong to another part."""
     labels = stamp(features.shape, particles.voxels, radius=core)
-    for where in ignored:
-        if where is not None:
-            labels[where & (labels != POSITIVE)] = IGNORED
+    if elsewhere is not None:
+        labels[elsewhere & (labels != POSITIVE)] = IGNORED
+    unknown = _not_finite(tomogram)
+    if unknown is not None:
+        labels[unknown] = IGNORED
     return Labelled(name=tomogram.name, features=features, labels=labels, centres=particles.voxels)
 
 
-def _check_validation(
-    held: Sequence[Labelled], validation: tuple[Tomogram, Particles] | None
-) -> None:
-    if not any((part.labels == POSITIVE).any() for part in held):
-        name = validation[0].name if validation else "the held-out particles"
+def _check_positive(parts: Sequence[Labelled], stage: str, option: str) -> None:
+    if not any((part.labels == POSITIVE).any() for part in parts):
+        names = ", ".join(part.name for part in parts)
         raise InputError(
-            f"{name}: validation holds no positive voxel: give --val-picks of that tomogram"
+            f"{names}: {stage} holds no positive voxel, as every pick is where the volume has no "
+            f"finite value: check that {option} belongs to that tomogram"
         )
 
 
@@ -225,7 +228,8 @@ def _prior(
             )
         expected = float(config.expected * len(labelled))
     else:
-        expected = _filtered_count(labelled, clicked, radius)
+        most = counted / 2 / ball_voxels(core)
+        expected = _filtered_count(labelled, clicked, radius, most)
     return class_prior(
         expected_particles=expected - sum(held_out),
         ball_voxels=ball_voxels(core),
@@ -234,7 +238,7 @@ def _prior(
     )
 
 
-def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int) -> float:
+def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int, most: float) -> float:
     """Number of particles that the matched filter's peaks speak for, in all tomograms."""
     total = 0.0
     for part in labelled:
@@ -252,8 +256,9 @@ def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int) -> 
             tolerance=MATCH_RADII * radius,
         )
         total += estimate_count(peaks.scores, found).estimate
-    # Never fewer than half as many again as were clicked: nobody clicks all of them.
-    return max(total, 1.5 * clicked)
+    # Never fewer than half as many again as were clicked: nobody clicks all of them. And never
+    # more than `class_prior` allows, as peaks that a few clicks cannot tell from noise would be.
+    return max(min(total, most), 1.5 * clicked)
 
 
 def _hash(tables: Sequence[Particles]) -> str:
