@@ -4,11 +4,15 @@ from __future__ import annotations
 
 import errno
 import sys
+from typing import TYPE_CHECKING
 
 import typer
 
 from tomopicker.cli import benchmark, demo, evaluate, inspect, pick, plot, simulate, train
-from tomopicker.errors import InputError, UnknownVoxelSizeError
+from tomopicker.errors import InputError
+
+if TYPE_CHECKING:
+    from types import TracebackType
 
 app = typer.Typer(
     name="tomopicker",
@@ -36,17 +40,28 @@ INTERRUPTED = 130
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 our fault, 2 the user's input, 130 Ctrl-C."""
+    sys.excepthook = _ask_to_report
     try:
-        app()
-    except UnknownVoxelSizeError as error:
-        _fail(f"{error}")
-    except InputError as error:
+        # Not app() itself, which puts another hook in the place of ours.
+        typer.main.get_command(app)()
+    except (InputError, FloatingPointError) as error:
         _fail(f"{error}")
     except OSError as error:
         _fail(_explain(error))
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)
+
+
+def _ask_to_report(
+    kind: type[BaseException], error: BaseException, trace: TracebackType | None
+) -> None:
+    sys.__excepthook__(kind, error, trace)
+    print(  # noqa: T201
+        "This is a fault in TomoPicker, not in your data: please report it with the command and "
+        "the lines above.",
+        file=sys.stderr,
+    )
 
 
 def _fail(message: str) -> None:

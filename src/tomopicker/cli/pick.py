@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,8 +13,6 @@ import typer
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     import numpy as np
     from numpy.typing import NDArray
     from torch import nn
@@ -59,8 +59,8 @@ def pick(
     default), or after the expected number of particles (preset paper).
     """
     from tomopicker.checkpoint import read_checkpoint
-    from tomopicker.cli.run import choose_device, console
-    from tomopicker.inference import network_of
+    from tomopicker.cli.run import check_folder, choose_device, console
+    from tomopicker.inference import Cut, network_of
     from tomopicker.io.particles import check_format
     from tomopicker.io.tomograms import read_tomogram, tomogram_name
 
@@ -68,34 +68,77 @@ def pick(
     wanted = ["relion5"] if formats is None else formats
     for name in wanted:
         check_format(name)
+    check_folder(out)
     checkpoint = read_checkpoint(run)
-    network = network_of(checkpoint)
+    try:
+        network = network_of(checkpoint)
+    except InputError as error:
+        raise InputError(f"{run}: {error}") from error
     device = choose_device(device)
     _check_names(tomograms)
+    outputs = [_Outputs(out=out, name=tomogram_name(path), formats=wanted) for path in tomograms]
     if not force:
-        _check_absent([out / f"{tomogram_name(path)}.csv" for path in tomograms])
+        _check_absent([path for one in outputs for path in one.paths(scores=scores)])
+    description = checkpoint.description
+    if cut == Cut() and description.config.preset == "default" and not description.calibration:
+        console.print(
+            "This run was stopped before its end: the list is as long as training expected; give "
+            "--count or --threshold, or finish the run with --resume",
+            soft_wrap=True,
+        )
     failures = []
-    for path in tomograms:
+    for path, files in zip(tomograms, outputs, strict=True):
         try:
             tomogram = read_tomogram(path, voxel_size=voxel_size)
             volume, picked = _pick_one(tomogram, checkpoint, network, cut, device)
         except InputError as error:
+            if len(tomograms) == 1:
+                raise
             # One broken file must not cost the others.
             failures.append(str(error))
             console.print(f"Left out: {error}", soft_wrap=True)
             continue
-        out.mkdir(parents=True, exist_ok=True)
-        _write(out, tomogram, picked, wanted, checkpoint)
-        if scores:
-            from tomopicker.io.tomograms import write_volume
-
-            write_volume(
-                out / f"{tomogram.name}_scores.mrc", volume, voxel_size=tomogram.voxel_size
-            )
+        _write(files, tomogram, picked, checkpoint, volume if scores else None)
         console.print(_summary(tomogram, picked), soft_wrap=True)
     if failures:
-        others = f" ({len(failures)} of {len(tomograms)} tomograms left out)"
-        raise InputError(failures[0] + (others if len(tomograms) > 1 else ""))
+        raise InputError(f"{failures[0]} ({len(failures)} of {len(tomograms)} tomograms left out)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Outputs:
+    """The files of one tomogram."""
+
+    out: Path
+    name: str
+    formats: Sequence[str]
+
+    @property
+    def csv(self) -> Path:
+        return self.out / f"{self.name}.csv"
+
+    @property
+    def picture(self) -> Path:
+        return self.out / f"{self.name}.png"
+
+    @property
+    def scores(self) -> Path:
+        return self.out / f"{self.name}_scores.mrc"
+
+    @property
+    def others(self) -> dict[str, Path]:
+        """Picks in other formats than CSV, each in a folder of its own."""
+        from tomopicker.io.particles import suffix_of
+
+        return {
+            name: self.out / name / f"{self.name}{suffix_of(name)}"
+            for name in self.formats
+            if name != "csv"
+        }
+
+    def paths(self, *, scores: bool) -> list[Path]:
+        """All of them."""
+        some = [self.csv, self.picture, *self.others.values()]
+        return [*some, self.scores] if scores else some
 
 
 def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
@@ -103,6 +146,8 @@ def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
 
     if sum(value is not None for value in (count, threshold, fdr)) > 1:
         raise InputError("give one of --count, --threshold and --fdr")
+    if threshold is not None and math.isnan(threshold):
+        raise InputError("--threshold nan: is not a score; give a number")
     if fdr is not None and not 0 <= fdr < 1:
         raise InputError(f"--fdr {fdr}: is a share of false picks, from 0 to below 1, as 0.05")
     return Cut(count=count, threshold=threshold, fdr=fdr)
@@ -143,23 +188,22 @@ def _pick_one(
 
 
 def _write(
-    out: Path, tomogram: Tomogram, picked: Picked, formats: Sequence[str], checkpoint: Checkpoint
+    files: _Outputs,
+    tomogram: Tomogram,
+    picked: Picked,
+    checkpoint: Checkpoint,
+    scores: NDArray[np.float32] | None,
 ) -> None:
     """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
-    from tomopicker.io.particles import suffix_of, write_particles
+    from tomopicker.io.particles import write_particles
+    from tomopicker.io.tomograms import write_volume
     from tomopicker.report import PickList, save_figure, slice_figure
 
-    for name in formats:
-        if name != "csv":
-            folder = out / name
-            folder.mkdir(exist_ok=True)
-            write_particles(
-                folder / f"{tomogram.name}{suffix_of(name)}",
-                picked.particles,
-                format=name,
-                shape=tomogram.shape,
-                overwrite=True,
-            )
+    files.out.mkdir(parents=True, exist_ok=True)
+    for name, path in files.others.items():
+        write_particles(path, picked.particles, format=name, shape=tomogram.shape, overwrite=True)
+    if scores is not None:
+        write_volume(files.scores, scores, voxel_size=tomogram.voxel_size, overwrite=True)
     figure = slice_figure(
         tomogram.data,
         [PickList(name="picks", voxels=picked.particles.voxels)],
@@ -169,9 +213,9 @@ def _write(
         thickness=5,
         title=tomogram.name,
     )
-    save_figure(figure, out / f"{tomogram.name}.png", force=True)
+    save_figure(figure, files.picture, force=True)
     write_particles(
-        out / f"{tomogram.name}.csv",
+        files.csv,
         replace(picked.particles, tomograms=()),
         format="csv",
         overwrite=True,

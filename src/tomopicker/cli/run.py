@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import csv
+import os
 import signal
 import sys
 import time
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Self, TextIO
+from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -78,12 +79,12 @@ class Run:
 
     folder: Path
     log: TextIO = field(init=False)
+    _on_sigterm: Any = field(init=False, default=signal.SIG_DFL)
 
     @staticmethod
     def check_out(folder: Path, *, resume: bool) -> None:
         """Refuse a folder that holds something, or one that a resumed run cannot be in."""
-        if folder.exists() and not folder.is_dir():
-            raise InputError(f"{folder}: is a file; give a folder with --out")
+        check_folder(folder)
         if resume:
             if not (folder / "config.json").is_file():
                 raise InputError(f"{folder}: holds no run to resume; leave out --resume")
@@ -96,8 +97,9 @@ class Run:
     def create(cls, folder: Path, config: Config) -> Self:
         """Make the folder and write the resolved settings."""
         folder.mkdir(parents=True, exist_ok=True)
-        write_text(folder / "config.json", config.model_dump_json(indent=2) + "\n")
-        return cls(folder=folder)
+        run = cls(folder=folder)
+        run._write_config(config)
+        return run
 
     @classmethod
     def resume(cls, folder: Path) -> Self:
@@ -116,7 +118,7 @@ class Run:
 
     def __enter__(self) -> Self:
         self.log = (self.folder / "log.txt").open("a", encoding="utf-8")
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._on_sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
         self._write_log(f"$ {' '.join(sys.argv)}")
         return self
 
@@ -126,19 +128,23 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        if kind is KeyboardInterrupt:
-            if self.last.is_file():
+        signal.signal(signal.SIGTERM, self._on_sigterm)
+        # Where the disk is full the log cannot be written either: the first error is the one to
+        # show.
+        with suppress(OSError):
+            if kind is KeyboardInterrupt and self.last.is_file():
                 self.say(
                     f"Stopped. {self.last} is the last whole epoch; the same command with --resume "
                     "continues it"
                 )
-            else:
+            elif kind is KeyboardInterrupt:
                 self.say(
                     f"Stopped before the first epoch was done; remove {self.folder} to start again"
                 )
-        elif error is not None:
-            self._write_log(f"failed: {error}")
-        self.log.close()
+            elif error is not None:
+                self._write_log(f"failed: {error}")
+        with suppress(OSError):
+            self.log.close()
 
     def say(self, message: str) -> None:
         """Tell the user, and the log."""
@@ -165,14 +171,17 @@ class Run:
             write_checkpoint(self.best, lean)
         # The best before the last: a run cut off in between repeats this epoch, and saves both.
         write_checkpoint(self.last, epoch.checkpoint)
-        history = epoch.checkpoint.description.history
+        description = epoch.checkpoint.description
+        # Again, because a resumed run may have more epochs than it was planned with.
+        self._write_config(description.config)
+        history = description.history
         write_rows(self.folder / "metrics.csv", history)
         row = ", ".join(
             f"{name} {value:.4g}" for name, value in epoch.measures.items() if value is not None
         )
         self._write_log(row)
         if not console.is_terminal:
-            console.print(row)
+            console.print(row, soft_wrap=True)
 
     def draw(self) -> None:
         """Draw the training curves."""
@@ -181,6 +190,9 @@ class Run:
         with (self.folder / "metrics.csv").open(newline="") as file:
             rows = list(csv.DictReader(file))
         save_figure(training_figure(rows), self.folder / "training.png", force=True)
+
+    def _write_config(self, config: Config) -> None:
+        write_text(self.folder / "config.json", config.model_dump_json(indent=2) + "\n")
 
     def _write_log(self, message: str) -> None:
         self.log.write(f"{time.strftime('%Y-%m-%d %H:%M:%S')} {message}\n")
@@ -199,6 +211,17 @@ def read_labelled(
     for tomogram, table in zip(tomograms, tables, strict=True):
         check_inside(table, tomogram.shape, picks)
     return list(zip(tomograms, tables, strict=True))
+
+
+def check_folder(folder: Path) -> None:
+    """Refuse a folder for results that cannot be made or written, before hours of work for it."""
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"{folder}: is a file; give a folder with --out")
+    ancestor = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not ancestor.is_dir():
+        raise InputError(f"{folder}: {ancestor} is a file; give another --out")
+    if not os.access(ancestor, os.W_OK | os.X_OK):
+        raise InputError(f"{folder}: {ancestor} cannot be written to; give another --out")
 
 
 def choose_device(name: str) -> str:

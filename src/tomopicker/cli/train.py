@@ -174,6 +174,11 @@ def _train(run: Run, task: Task, *, resume: bool, device: str) -> Checkpoint:
     start = None
     if resume and run.last.is_file():
         start = read_checkpoint(run.last)
+        if not start.training:
+            raise InputError(
+                f"{run.last}: cannot be trained on, as it holds weights alone; train anew in "
+                "another --out folder"
+            )
         run.say(f"Continuing after epoch {start.description.epoch}")
     with run.progress("Training") as bar:
         for event in fit(task, resume=start, device=device):
