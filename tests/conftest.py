@@ -1,10 +1,24 @@
 """What the tests share."""
 
+import contextlib
+import io
+import os
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
 _DATA = Path(__file__).resolve().parents[2] / "shared" / "data"
+
+SOURCE = Path(__file__).resolve().parents[1] / "src"
+
+SHORT = (
+    *("--epochs", "1", "--set", "sampling.steps_per_epoch=2"),
+    *("--set", "network.channels=[4,8]", "--set", "sampling.side=16"),
+)
+"""Settings of training that make it take a second."""
 
 
 @pytest.fixture
@@ -13,3 +27,70 @@ def shared_data() -> Path:
     if not _DATA.is_dir():
         pytest.skip(f"the real data sets are not here ({_DATA})")
     return _DATA
+
+
+@dataclass(frozen=True, kw_only=True)
+class Outcome:
+    """How a command ended."""
+
+    code: int
+    stdout: str
+    stderr: str
+
+    @property
+    def errors(self) -> list[str]:
+        """Lines of standard error."""
+        return self.stderr.splitlines()
+
+
+Command = Callable[..., Outcome]
+
+
+@pytest.fixture(scope="session")
+def tomopicker() -> Command:
+    """Run the command line in this process, as typed."""
+    from tomopicker.cli import main
+
+    def run(*arguments: object) -> Outcome:
+        out, err, code = io.StringIO(), io.StringIO(), 0
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(sys, "argv", ["tomopicker", *map(str, arguments)])
+            patch.setattr(sys, "excepthook", sys.excepthook)
+            with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
+                try:
+                    main()
+                except SystemExit as end:
+                    code = end.code if isinstance(end.code, int) else int(end.code is not None)
+        return Outcome(code=code, stdout=out.getvalue(), stderr=err.getvalue())
+
+    return run
+
+
+@pytest.fixture(scope="session")
+def environment() -> dict[str, str]:
+    """Environment of a real process that runs this source, on one thread."""
+    return {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+@pytest.fixture(scope="session")
+def simulated(tomopicker: Command, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Folder with two small tomograms, sim_0001 and sim_0002, of 24 particles each."""
+    folder = tmp_path_factory.mktemp("simulated") / "data"
+    done = tomopicker(
+        *("simulate", "--out", folder, "--shape", "32,64,64", "--radius", "60A"),
+        *("--particles", 24, "--tomograms", 2, "--seed", 1),
+    )
+    assert done.code == 0, done.stderr
+    return folder
+
+
+@pytest.fixture(scope="session")
+def trained(tomopicker: Command, simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Run folder of preset default, trained for a second on sim_0001."""
+    run = tmp_path_factory.mktemp("trained") / "run"
+    done = tomopicker(
+        *("train", simulated / "sim_0001.mrc", "--picks", simulated / "sim_0001.csv"),
+        *("--radius", "60A", "--out", run, *SHORT),
+    )
+    assert done.code == 0, done.stderr
+    return run

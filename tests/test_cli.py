@@ -1,0 +1,361 @@
+"""The command line keeps its contract."""
+
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import SHORT, Outcome
+from tomopicker import training
+from tomopicker.checkpoint import Checkpoint, read_checkpoint
+from tomopicker.io.particles import read_particles
+from tomopicker.io.tomograms import read_tomogram
+
+Command = Callable[..., Outcome]
+
+COMMANDS = ("demo", "simulate", "inspect", "train", "pick", "evaluate", "plot", "benchmark")
+COUNTS = {"precision", "recall", "f1", "true_positives", "false_positives", "false_negatives"}
+
+
+def learn(data: Path, out: Path, *more: object) -> list[object]:
+    """Arguments of a short training on the first tomogram."""
+    known = data / "sim_0001"
+    return [
+        *("train", known.with_suffix(".mrc"), "--picks", known.with_suffix(".csv")),
+        *("--radius", "60A", "--out", out, *SHORT, *more),
+    ]
+
+
+def rows_of(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def assert_same_weights(one: Checkpoint, other: Checkpoint) -> None:
+    for mine, theirs in ((one.weights, other.weights), (one.training, other.training)):
+        assert mine.keys() == theirs.keys()
+        for name, tensor in mine.items():
+            assert tensor.numpy().tobytes() == theirs[name].numpy().tobytes(), name
+
+
+def test_help_of_every_command_tells_of_it(tomopicker: Command) -> None:
+    whole = tomopicker("--help")
+    assert whole.code == 0
+    for command in COMMANDS:
+        assert command in whole.stdout
+        of_command = tomopicker(command, "--help")
+        assert of_command.code == 0, command
+        assert f"tomopicker {command}" in of_command.stdout
+        assert of_command.stderr == ""
+
+
+def test_help_imports_nothing_heavy(environment: dict[str, str]) -> None:
+    script = (
+        "import sys\nfrom tomopicker.cli import main\n"
+        "for command in sys.argv[1:]:\n"
+        "    sys.argv = ['tomopicker', command, '--help']\n"
+        "    try:\n        main()\n"
+        "    except SystemExit as end:\n        assert not end.code\n"
+        "heavy = {'torch', 'numpy', 'scipy', 'matplotlib', 'pandas', 'mrcfile'}\n"
+        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-W", "error", "-c", script, *COMMANDS],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+
+
+def test_the_package_runs_as_a_module(environment: dict[str, str]) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "tomopicker", "--help"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr
+    assert "evaluate" in done.stdout
+
+
+def test_a_simulation_holds_as_many_particles_as_asked(simulated: Path) -> None:
+    tomogram = read_tomogram(simulated / "sim_0001.mrc")
+    assert tomogram.shape == (32, 64, 64)
+    assert tomogram.voxel_size == 13.5
+    assert len(read_particles(simulated / "sim_0001.csv", voxel_size=13.5)) == 24
+
+
+def test_a_run_folder_holds_settings_log_checkpoints_metrics_and_their_plot(trained: Path) -> None:
+    assert {path.name for path in trained.iterdir()} == {
+        *("config.json", "log.txt", "best.safetensors", "last.safetensors"),
+        *("metrics.csv", "training.png"),
+    }
+    settings = json.loads((trained / "config.json").read_text())
+    assert settings["preset"] == "default"
+    assert settings["network"]["channels"] == [4, 8]
+    assert [row["epoch"] for row in rows_of(trained / "metrics.csv")] == ["1"]
+    # Colleagues may read the checkpoint as they may read the other files.
+    modes = {path.stat().st_mode & 0o777 for path in trained.iterdir()}
+    assert len(modes) == 1
+
+
+def test_picks_are_a_csv_and_a_relion5_star_of_the_tomograms_name(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    done = tomopicker(
+        "pick", trained, simulated / "sim_0002.mrc", "--count", 7, "--out", tmp_path / "picks"
+    )
+    assert done.code == 0, done.stderr
+    assert "sim_0002: 7 picks" in done.stderr
+    out = tmp_path / "picks"
+    assert (out / "sim_0002.png").is_file()
+    assert (out / "sim_0002.csv").read_text().splitlines()[0] == "x,y,z,score"
+    rows = rows_of(out / "sim_0002.csv")
+    assert len(rows) == 7
+    for axis, size in zip("xyz", (64, 64, 32), strict=True):
+        assert all(-0.5 <= float(row[axis]) <= size - 0.5 for row in rows)
+    star = read_particles(out / "relion5" / "sim_0002.star", voxel_size=13.5, shape=(32, 64, 64))
+    table = read_particles(out / "sim_0002.csv", voxel_size=13.5)
+    np.testing.assert_allclose(star.voxels, table.voxels, atol=1e-3)
+
+
+def test_a_threshold_cuts_the_same_list_at_its_score(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    pick = ("pick", trained, simulated / "sim_0002.mrc", "--format", "csv")
+    assert tomopicker(*pick, "--count", 7, "--out", tmp_path / "count").code == 0
+    best = rows_of(tmp_path / "count" / "sim_0002.csv")
+    scores = [float(row["score"]) for row in best]
+    assert scores == sorted(scores, reverse=True)
+    between = (scores[2] + scores[3]) / 2
+    assert tomopicker(*pick, "--threshold", between, "--out", tmp_path / "score").code == 0
+    assert rows_of(tmp_path / "score" / "sim_0002.csv") == best[:3]
+
+
+def test_a_greater_share_of_false_picks_gives_no_shorter_list(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    lengths = []
+    for share in ("0", "0.5"):
+        out = tmp_path / share
+        done = tomopicker("pick", trained, simulated / "sim_0002.mrc", "--fdr", share, "--out", out)
+        assert done.code == 0, done.stderr
+        lengths.append(len(rows_of(out / "sim_0002.csv")))
+    assert lengths == sorted(lengths)
+    assert lengths[-1] > 0
+
+
+def test_several_tomograms_are_picked_with_the_checkpoint_file_in_the_formats_asked(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    out = tmp_path / "picks"
+    done = tomopicker(
+        *("pick", trained / "best.safetensors", *sorted(simulated.glob("*.mrc"))),
+        *("--count", 5, "--format", "coords", "--scores", "--out", out),
+    )
+    assert done.code == 0, done.stderr
+    found = {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()}
+    assert found == {
+        *("sim_0001.csv", "sim_0001.png", "sim_0001_scores.mrc", "coords/sim_0001.coords"),
+        *("sim_0002.csv", "sim_0002.png", "sim_0002_scores.mrc", "coords/sim_0002.coords"),
+    }
+    assert read_tomogram(out / "sim_0001_scores.mrc").shape == (32, 64, 64)
+
+
+def test_picks_are_replaced_only_by_force(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    again = ("pick", trained, simulated / "sim_0002.mrc", "--scores", "--out", tmp_path)
+    assert tomopicker(*again, "--count", 5).code == 0
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    refused = tomopicker(*again, "--count", 6)
+    assert refused.code == 2
+    assert "--force" in refused.stderr
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert tomopicker(*again, "--count", 6, "--force").code == 0
+    assert len(rows_of(tmp_path / "sim_0002.csv")) == 6
+
+
+@pytest.mark.parametrize("objective", ["pn", "pu", "kl"])
+def test_the_paper_picks_the_expected_number_with_each_of_its_objectives(
+    tomopicker: Command, simulated: Path, tmp_path: Path, objective: str
+) -> None:
+    run, out = tmp_path / "run", tmp_path / "picks"
+    done = tomopicker(
+        *("train", simulated / "sim_0001.mrc", "--picks", simulated / "sim_0001.csv"),
+        *("--val-tomogram", simulated / "sim_0002.mrc", "--val-picks", simulated / "sim_0002.csv"),
+        *("--preset", "paper", "--objective", objective, "--expected", 30, "--radius", "60A"),
+        *("--set", "network.channels=[4,8]", "--epochs", 1, "--out", run),
+    )
+    assert done.code == 0, done.stderr
+    assert f"objective {objective}" in done.stderr
+    assert tomopicker("pick", run, simulated / "sim_0002.mrc", "--out", out).code == 0
+    assert len(rows_of(out / "sim_0002.csv")) == 30
+
+
+@pytest.mark.parametrize("size", [("--radius", "5vx"), ("--diameter", "13.5nm")])
+def test_the_particles_size_may_be_a_radius_or_a_diameter_in_any_unit(
+    tomopicker: Command, simulated: Path, tmp_path: Path, size: tuple[str, str]
+) -> None:
+    # An expected count beyond the volume ends the command where the radius in voxels is known.
+    done = tomopicker(
+        *("train", simulated / "sim_0001.mrc", "--picks", simulated / "sim_0001.csv", *size),
+        *("--preset", "paper", "--expected", 10_000, "--out", tmp_path / "run"),
+    )
+    assert done.code == 2
+    assert "particles of 515 voxels" in done.stderr
+
+
+def test_evaluate_prints_one_json_object_with_the_counts_and_the_papers(
+    tomopicker: Command, simulated: Path
+) -> None:
+    truth = simulated / "sim_0001.csv"
+    done = tomopicker("evaluate", truth, truth, "--tolerance", "10vx", "--json")
+    assert done.code == 0, done.stderr
+    found = json.loads(done.stdout)
+    assert found.keys() >= {*COUNTS, "paper", "average_precision"}
+    assert found["paper"].keys() == COUNTS
+    assert (found["true_positives"], found["f1"]) == (24, 1)
+
+
+def test_folders_are_evaluated_by_the_names_of_their_files(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    truth = tmp_path / "truth"
+    truth.mkdir()
+    for path in simulated.glob("*.csv"):
+        (truth / path.name).write_bytes(path.read_bytes())
+    found = json.loads(tomopicker("evaluate", truth, truth, "--json").stdout)
+    assert found["true_positives"] == 48
+
+
+def test_inspect_tells_what_a_tomogram_is_and_whether_picks_are_inside(
+    tomopicker: Command, simulated: Path
+) -> None:
+    done = tomopicker("inspect", simulated / "sim_0001.mrc", "--picks", simulated / "sim_0001.csv")
+    assert done.code == 0, done.stderr
+    assert "64 × 64 × 32 voxels" in done.stdout
+    assert "13.5 Å" in done.stdout
+    assert "24, all inside" in done.stdout
+
+
+def test_plot_draws_picks_and_the_truth(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    picture = tmp_path / "slice.png"
+    known = simulated / "sim_0001.csv"
+    done = tomopicker(
+        *("plot", simulated / "sim_0001.mrc", "--picks", known, "--truth", known),
+        *("--radius", "60A", "--out", picture),
+    )
+    assert done.code == 0, done.stderr
+    assert picture.read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_same_seed_gives_the_same_weights_and_picks(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    assert tomopicker(*learn(simulated, tmp_path / "again")).code == 0
+    assert_same_weights(
+        read_checkpoint(trained / "last.safetensors"),
+        read_checkpoint(tmp_path / "again" / "last.safetensors"),
+    )
+    tables = []
+    for run in (trained, tmp_path / "again"):
+        out = tmp_path / f"picks-{run.name}"
+        assert tomopicker("pick", run, simulated / "sim_0002.mrc", "--out", out).code == 0
+        tables.append((out / "sim_0002.csv").read_bytes())
+    assert tables[0] == tables[1]
+
+
+def test_a_run_stopped_after_an_epoch_can_be_picked_with_and_resumes_to_the_same_weights(
+    tomopicker: Command, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole, stopped = tmp_path / "whole", tmp_path / "stopped"
+    two = ("--epochs", 2, "--expected", 40)
+    assert tomopicker(*learn(simulated, whole, *two)).code == 0
+
+    def interrupted(*arguments: object, **settings: object) -> Iterator[training.Progress]:
+        for event in fit(*arguments, **settings):
+            yield event
+            if isinstance(event, training.Epoch):
+                raise KeyboardInterrupt
+
+    fit = training.fit
+    with monkeypatch.context() as patch:
+        patch.setattr(training, "fit", interrupted)
+        done = tomopicker(*learn(simulated, stopped, *two))
+    assert done.code == 130
+    assert "--resume" in done.stderr
+    assert read_checkpoint(stopped / "last.safetensors").description.epoch == 1
+
+    picks = tmp_path / "picks"
+    done = tomopicker("pick", stopped, simulated / "sim_0002.mrc", "--out", picks)
+    assert done.code == 0, done.stderr
+    assert "stopped before its end" in done.stderr
+    assert len(rows_of(picks / "sim_0002.csv")) > 0
+
+    assert tomopicker(*learn(simulated, stopped, *two), "--resume").code == 0
+    for name in ("last.safetensors", "best.safetensors"):
+        assert_same_weights(read_checkpoint(stopped / name), read_checkpoint(whole / name))
+    calibrations = [read_checkpoint(run).description.calibration for run in (whole, stopped)]
+    assert calibrations[0] == calibrations[1] is not None
+
+
+def test_more_epochs_than_planned_are_trained_by_resuming(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    run = tmp_path / "run"
+    assert tomopicker(*learn(simulated, run)).code == 0
+    assert tomopicker(*learn(simulated, run, "--epochs", 2, "--resume")).code == 0
+    assert [row["epoch"] for row in rows_of(run / "metrics.csv")] == ["1", "2"]
+    assert json.loads((run / "config.json").read_text())["training"]["epochs"] == 2
+
+
+def test_sigterm_stops_like_ctrl_c(
+    tomopicker: Command, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def terminated(*arguments: object, **settings: object) -> Iterator[training.Progress]:
+        os.kill(os.getpid(), signal.SIGTERM)
+        yield from fit(*arguments, **settings)
+
+    fit, before = training.fit, signal.getsignal(signal.SIGTERM)
+    monkeypatch.setattr(training, "fit", terminated)
+    done = tomopicker(*learn(simulated, tmp_path / "run"))
+    assert done.code == 130
+    assert "before the first epoch" in done.stderr
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_ctrl_c_during_training_leaves_a_checkpoint_that_picks(
+    tomopicker: Command, simulated: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    run = tmp_path / "run"
+    command = [sys.executable, "-W", "error", "-m", "tomopicker"]
+    command += map(str, learn(simulated, run, "--epochs", 100_000))
+    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+        deadline = time.monotonic() + 60
+        while not (run / "last.safetensors").is_file() and time.monotonic() < deadline:
+            assert process.poll() is None
+            time.sleep(0.05)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=30)
+    assert process.returncode == 130, errors
+    assert "Traceback" not in errors
+    assert not list(run.glob(".*")), "a temporary file was left"
+    done = tomopicker(
+        *("pick", run, simulated / "sim_0002.mrc", "--count", 5, "--out", tmp_path / "picks")
+    )
+    assert done.code == 0, done.stderr
+    assert len(rows_of(tmp_path / "picks" / "sim_0002.csv")) == 5
