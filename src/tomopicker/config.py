@@ -26,13 +26,15 @@ Channels = Annotated[
 class Stage(BaseModel):
     """The settings of one stage: frozen, and an unknown name is an error."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    # The texts below the fields are their descriptions in docs/settings.md.
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
 
 class Preprocessing(Stage):
     """Paper 3.1."""
 
     clip_sigma: Positive = 3.0
+    """Standard deviations beyond which values are clipped."""
 
 
 class Labels(Stage):
@@ -46,9 +48,13 @@ class Network(Stage):
     """Paper 3.3; `space-to-depth` is ours."""
 
     architecture: Literal["unet", "space-to-depth"] = "unet"
+    """`space-to-depth` is a U-Net at half resolution, with about a tenth of the operations."""
     block: Literal["residual", "plain", "multires"] = "residual"
+    """The paper's ResUNet block, its UNet block, or that of MultiResUNet, which it cites."""
     channels: Channels = (32, 64, 128, 256)
+    """Of each level; every level after the first halves the resolution."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
+    """Share of the channels that training sets to zero before the last convolution."""
     filter_channel: bool = False
     """Give the network the radial matched filter's correlation as a second input channel."""
 
@@ -63,6 +69,7 @@ class Objective(Stage):
     """Paper 3.2: equations 1, 5 and 6 with the scale of section 3.3."""
 
     name: ObjectiveName = "kl"
+    """Equation 1, 5 or 6, or equation 5 with both classes weighed alike, which is ours."""
     gamma: Positive = 10.0
     """c of gamma = c |P| / N, the weight of the labelled voxels (unused by balanced-pu)."""
     kl_weight: Positive = 10.0
@@ -75,7 +82,9 @@ class Sampling(Stage):
     """How training windows are drawn: `windows` is the paper's grid, `crops` are ours."""
 
     method: Literal["windows", "crops"] = "windows"
+    """All windows of a grid, once an epoch; or crops, around labelled particles and anywhere."""
     side: Annotated[int, Field(gt=0, le=1024)] = 32
+    """Of a window, in voxels: a multiple of the network's stride, at least the diameter."""
     stride: Annotated[int, Field(gt=0)] = 32
     """Step of the sliding window (`windows` only)."""
     steps_per_epoch: Annotated[int, Field(gt=0)] = 40
@@ -83,29 +92,37 @@ class Sampling(Stage):
     centred: Fraction = 0.5
     """Share of a batch centred on labelled particles; the rest is uniform (`crops` only)."""
     augment: bool = False
+    """Vary flips, spectrum, contrast and noise of the windows, as they vary between tomograms."""
 
 
 class Training(Stage):
     """Paper 3.3 and 4.3."""
 
     epochs: Annotated[int, Field(gt=0)] = 20
+    """Passes over all windows; an epoch of `crops` is `sampling.steps_per_epoch` batches."""
     batch: Annotated[int, Field(gt=0)] = 8
+    """Windows in one step."""
     learning_rate: Positive = 2e-3
+    """Of Adam, in the first epoch."""
     schedule: Literal["plateau", "cosine"] = "plateau"
+    """Lower the rate when validation stalls, or in every epoch along a cosine towards zero."""
     patience: Annotated[int, Field(gt=0)] = 5
     """Epochs without a better validation measure before the rate is multiplied by `factor`."""
     factor: Annotated[float, Field(gt=0, lt=1)] = 0.5
+    """Of the rate, each time that validation has stalled (`plateau` only)."""
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the averaged weights that are validated and kept; 0 keeps the last step's."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the labelled particles kept for validation when no validation tomogram is given."""
     seed: Annotated[int, Field(ge=0)] = 0
+    """Of all randomness: first weights, held-out particles, windows, augmentation, dropout."""
 
 
 class Inference(Stage):
     """Paper 3.4: `windows` are the paper's; `whole` is the same network without window faces."""
 
     method: Literal["windows", "whole"] = "windows"
+    """Non-overlapping windows of the training size, or the volume in tiles with a halo."""
     tile: Annotated[int, Field(gt=0)] = 128
     """Side of a tile's core in voxels (`whole` only); the scores do not depend on it."""
     flips: bool = False
@@ -127,7 +144,9 @@ class Config(Stage):
     """All the settings of a run."""
 
     preset: PresetName
+    """Where the other settings come from."""
     radius_angstrom: Positive
+    """Of the particle."""
     expected: Annotated[int, Field(gt=0)] | None = None
     """Expected number of particles per training tomogram, Ep; None lets `default` estimate it."""
     preprocessing: Preprocessing = Preprocessing()
@@ -146,7 +165,10 @@ class Config(Stage):
             nearest = max(stride, round(side / stride) * stride)
             raise ValueError(f"window must be a multiple of {stride}, got {side}; try {nearest}")
         if self.sampling.method == "windows" and self.sampling.stride > side:
-            raise ValueError(f"stride must be at most the window, {side}, or voxels would be lost")
+            raise ValueError(
+                f"stride must be at most the window, {side}, or voxels would be lost: give "
+                f"sampling.stride={side}"
+            )
         return self
 
 
@@ -194,10 +216,13 @@ def preset(
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(str(part) for part in first["loc"])
-        raise InputError(f"{where or 'settings'}: {first['msg']}") from error
+        raise InputError(
+            f"{where or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
+        ) from error
 
 
 _DEFAULT: dict[str, dict[str, Any]] = {
+    "labels": {"core": 0.5},
     "network": {
         "architecture": "space-to-depth",
         "block": "plain",

@@ -30,6 +30,9 @@ Density: TypeAlias = NDArray[np.float32]
 TARGET = "target"
 """Name of the particle to be found among templates and positions."""
 
+PHASE_PLATE = {"phase_shift_degrees": 90.0, "defocus_micrometres": 0.5}
+"""Settings that differ when a phase plate was used: low frequencies show, and so does contrast."""
+
 Count = Annotated[int, Field(ge=0)]
 NotNegative = Annotated[float, Field(ge=0)]
 

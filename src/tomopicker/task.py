@@ -228,7 +228,8 @@ def _prior(
             )
         expected = float(config.expected * len(labelled))
     else:
-        most = counted / 2 / ball_voxels(core)
+        # Whole particles, whose cores alone may be labelled, in half of the volume.
+        most = counted / 2 / ball_voxels(radius)
         expected = _filtered_count(labelled, clicked, radius, most)
     return class_prior(
         expected_particles=expected - sum(held_out),
@@ -256,9 +257,9 @@ def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int, mos
             tolerance=MATCH_RADII * radius,
         )
         total += estimate_count(peaks.scores, found).estimate
-    # Never fewer than half as many again as were clicked: nobody clicks all of them. And never
-    # more than `class_prior` allows, as peaks that a few clicks cannot tell from noise would be.
-    return max(min(total, most), 1.5 * clicked)
+    # Never fewer than a tenth more than were clicked: hardly anybody clicks all of them. And never
+    # more than there is room for, as peaks that a few clicks cannot tell from noise would be.
+    return max(min(total, most), 1.1 * clicked)
 
 
 def _hash(tables: Sequence[Particles]) -> str:

@@ -11,6 +11,7 @@ from tomopicker.errors import InputError
 
 _CLICKS = 60
 _EPOCHS = 6
+_SHAPE = "64,256,256"
 _RADIUS = "150A"
 
 
@@ -33,7 +34,7 @@ def demo(
         console.rule(f"{number}/5  {text}", align="left")
 
     step(1, "Simulate two tomograms of a crowded cell (one to learn from, one unseen)")
-    simulate.simulate(out=data, tomograms=2, seed=seed)
+    simulate.simulate(out=data, shape=_SHAPE, tomograms=2, seed=seed, phase_plate=True)
     known, unseen = data / "sim_0001", data / "sim_0002"
 
     step(2, f"Click {_CLICKS} particles in the first, then train on them")

@@ -23,6 +23,9 @@ def simulate(
     ] = 1,
     voxel_size: Annotated[float, typer.Option(help="Ångström.")] = 13.5,
     radius: Annotated[str, typer.Option(help="Of the particle: 150A, 12vx or 15nm.")] = "150A",
+    phase_plate: Annotated[
+        bool, typer.Option("--phase-plate", help="Imaged with a phase plate: more contrast.")
+    ] = False,
 ) -> None:
     """Simulate tomograms with planted ribosome-like particles, and write where they are."""
     import json
@@ -42,6 +45,7 @@ def simulate(
         voxel_size=voxel_size,
         particles=particles,
         radius_angstrom=parse_length(radius).angstrom(voxel_size),
+        **(stage.PHASE_PLATE if phase_plate else {}),
     )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out}: is not an empty folder; choose a new one or empty it")
