@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
@@ -199,7 +199,9 @@ def _describe(file: Path, text: str) -> Description:
                 "install a newer TomoPicker"
             )
         return Description.model_validate_json(text)
-    except (ValidationError, json.JSONDecodeError, RecursionError) as error:
+    except InputError:
+        raise
+    except (ValueError, RecursionError) as error:
         first = str(error).replace("\n", " ")[:200]
         raise InputError(
             f"{file}: its description is not valid ({first}): copy it again, or train again"
