@@ -40,12 +40,14 @@ def simulate(
 
     if not (math.isfinite(voxel_size) and voxel_size > 0):
         raise InputError(f"--voxel-size must be a positive number of ångström, got {voxel_size}")
-    settings = stage.Simulation(
-        shape=_parse_shape(shape),
-        voxel_size=voxel_size,
-        particles=particles,
-        radius_angstrom=parse_length(radius).angstrom(voxel_size),
-        **(stage.PHASE_PLATE if phase_plate else {}),
+    settings = stage.Simulation.model_validate(
+        {
+            "shape": _parse_shape(shape),
+            "voxel_size": voxel_size,
+            "particles": particles,
+            "radius_angstrom": parse_length(radius).angstrom(voxel_size),
+            **(stage.PHASE_PLATE if phase_plate else {}),
+        }
     )
     if out.is_file() or (out.is_dir() and any(out.iterdir())):
         raise InputError(f"{out}: is not an empty folder; choose a new one or empty it")

@@ -25,9 +25,9 @@ def read_csv(path: Path, frame: Frame) -> Particles:
     """Read picks in voxels of their tomogram, 0-based, floats.
 
     Columns are found by name in any order, further ones are ignored; a file without a header
-    (EMPIAR-10988's) holds x, y, z and perhaps a score; one with nothing but a header holds no picks,
-    as when a picker found none. Cells are separated by commas, semicolons,
-    tabs or blanks. Tomogram names stay text, so that 001 is not 1.
+    (EMPIAR-10988's) holds x, y, z and perhaps a score; one with nothing but a header holds no
+    picks, as when a picker found none. Cells are separated by commas, semicolons, tabs or blanks.
+    Tomogram names stay text, so that 001 is not 1.
 
     Raises
     ------

@@ -1,0 +1,39 @@
+"""The two commands as a script: train on clicks in one tomogram, pick another.
+
+python examples/pick_in_python.py TS_01.mrc clicks.csv TS_02.mrc picks.csv
+"""
+
+import sys
+from pathlib import Path
+
+from tomopicker.config import preset
+from tomopicker.inference import Cut, features_of, network_of, pick, score
+from tomopicker.io.particles import read_particles, write_particles
+from tomopicker.io.tomograms import read_tomogram
+from tomopicker.task import prepare
+from tomopicker.training import Epoch, calibrate, fit
+
+
+def main(known: str, clicks: str, unseen: str, out: str) -> None:
+    tomogram = read_tomogram(Path(known))
+    particles = read_particles(Path(clicks), voxel_size=tomogram.voxel_size, shape=tomogram.shape)
+    settings = preset("default", radius_angstrom=125, voxel_size=tomogram.voxel_size)
+
+    task = prepare(settings, [(tomogram, particles)])
+    best = None
+    for event in fit(task):
+        if isinstance(event, Epoch):
+            sys.stderr.write(f"{dict(event.measures)}\n")
+            best = event.checkpoint if event.is_best else best
+    if best is None:
+        raise SystemExit("no epoch was trained")
+    best = calibrate(task, best)
+
+    other = read_tomogram(Path(unseen))
+    scores = score(features_of(best, other), network_of(best), settings)
+    picked = pick(scores, other, best, Cut())
+    write_particles(Path(out), picked.particles, format="csv")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
