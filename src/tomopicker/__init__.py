@@ -1,8 +1,8 @@
 """TomoPicker: find every copy of a particle in cryo-electron tomograms from about 100 clicks.
 
 The public names, in pipeline order; each is imported when it is first used, so that
-``import tomopicker`` costs nothing. What shares its module's name stays there:
-``tomopicker.evaluate.evaluate``, ``tomopicker.simulate.simulate``, ``tomopicker.training.calibrate``.
+``import tomopicker`` costs nothing. Functions that are called as a module is stay where they are:
+``evaluate.evaluate``, ``simulate.simulate``, ``training.calibrate``.
 """
 
 from importlib import import_module
