@@ -147,7 +147,7 @@ def test_a_greater_share_of_false_picks_gives_no_shorter_list(
     tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
 ) -> None:
     lengths = []
-    for share in ("0", "0.5"):
+    for share in ("0", "0.3"):
         out = tmp_path / share
         done = tomopicker("pick", trained, simulated / "sim_0002.mrc", "--fdr", share, "--out", out)
         assert done.code == 0, done.stderr
@@ -274,7 +274,8 @@ def test_the_same_seed_gives_the_same_weights_and_picks(
     tables = []
     for run in (trained, tmp_path / "again"):
         out = tmp_path / f"picks-{run.name}"
-        assert tomopicker("pick", run, simulated / "sim_0002.mrc", "--out", out).code == 0
+        pick = ("pick", run, simulated / "sim_0002.mrc", "--count", 20, "--out", out)
+        assert tomopicker(*pick).code == 0
         tables.append((out / "sim_0002.csv").read_bytes())
     assert tables[0] == tables[1]
 
