@@ -6,7 +6,7 @@ import torch
 
 from tomopicker.config import Training, preset
 from tomopicker.errors import InputError
-from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED
+from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED, ball_voxels
 from tomopicker.task import prepare
 from tomopicker.training import Epoch, Step, average_precision, calibrate, fit, learning_rate
 from tomopicker.types import Particles, Tomogram
@@ -152,9 +152,9 @@ def test_the_priors_are_those_of_the_labelled_volume():
 
 def test_the_expected_number_is_estimated_from_the_clicks():
     task = _task("default", clicks=9, expected=None)
-    # 18 particles, 2 of which are held out, and whatever noise adds.
-    ball = 257 * np.prod(1)
-    particles = task.prior.expected * (task.training[0].labels != IGNORED).sum() / ball
+    # 18 particles, 2 of which are held out, and whatever noise adds; cores have half the radius.
+    counted = (task.training[0].labels != IGNORED).sum()
+    particles = task.prior.expected * counted / ball_voxels(RADIUS / 2)
     assert 10 < particles < 40
 
 

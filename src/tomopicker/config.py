@@ -123,7 +123,7 @@ class Inference(Stage):
 
     method: Literal["windows", "whole"] = "windows"
     """Non-overlapping windows of the training size, or the volume in tiles with a halo."""
-    tile: Annotated[int, Field(gt=0)] = 128
+    tile: Annotated[int, Field(gt=0)] = 192
     """Side of a tile's core in voxels (`whole` only); the scores do not depend on it."""
     flips: bool = False
     """Average the scores over the wedge-legal flips."""
@@ -231,7 +231,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
     },
     "objective": {"name": "balanced-pu"},
     "sampling": {"method": "crops", "steps_per_epoch": 20, "augment": True},
-    "training": {"epochs": 20, "batch": 6, "schedule": "cosine", "ema": 0.98},
+    "training": {"epochs": 12, "batch": 6, "schedule": "cosine", "ema": 0.98},
     "inference": {"method": "whole"},
     "peaks": {"exclusion": 0.8, "smoothing": 0.1, "subvoxel": True},
 }
