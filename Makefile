@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 STAMP := $(VENV)/.installed
 
-.PHONY: demo test check bench bench-paper clean
+.PHONY: demo test check docs bench bench-paper clean
 
 demo: $(STAMP)
 	$(BIN)/tomopicker demo --out tomopicker-demo
@@ -16,6 +16,9 @@ check: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+docs: $(STAMP)
+	$(BIN)/python docs/make_settings.py
 
 bench: bench-paper
 

@@ -205,9 +205,14 @@ def preset(
         stages["sampling"]["side"] = _crop_side(radius_angstrom / voxel_size)
     for dotted, value in (overrides or {}).items():
         stage, _, setting = dotted.partition(".")
-        if stage not in Config.model_fields or not setting:
-            known = ", ".join(key for key, kind in Config.model_fields.items() if kind.default)
-            raise InputError(f"{dotted}: no such setting; it is <stage>.<name>, stages: {known}")
+        # The fields that are no stage (preset, radius, expected) have options of their own.
+        known = [
+            key for key, kind in Config.model_fields.items() if isinstance(kind.default, Stage)
+        ]
+        if stage not in known or not setting:
+            raise InputError(
+                f"{dotted}: no such setting; it is <stage>.<name>, stages: {', '.join(known)}"
+            )
         stages.setdefault(stage, {})[setting] = value
     try:
         return Config.model_validate(
@@ -231,7 +236,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
     },
     "objective": {"name": "balanced-pu"},
     "sampling": {"method": "crops", "steps_per_epoch": 20, "augment": True},
-    "training": {"epochs": 12, "batch": 6, "schedule": "cosine", "ema": 0.98},
+    "training": {"epochs": 20, "batch": 6, "schedule": "cosine", "ema": 0.98},
     "inference": {"method": "whole"},
     "peaks": {"exclusion": 0.8, "smoothing": 0.1, "subvoxel": True},
 }

@@ -32,7 +32,7 @@ def pick(
         int | None, typer.Option(help="Picks per tomogram.", min=1, show_default=False)
     ] = None,
     threshold: Annotated[
-        float | None, typer.Option(help="Least score of a pick.", show_default=False)
+        float | None, typer.Option(help="Picks score above this.", show_default=False)
     ] = None,
     fdr: Annotated[
         float | None,

@@ -139,7 +139,8 @@ class Run:
                 )
             elif kind is KeyboardInterrupt:
                 self.say(
-                    f"Stopped before the first epoch was done; remove {self.folder} to start again"
+                    "Stopped before the first epoch was done; the same command with --resume "
+                    "starts again"
                 )
             elif error is not None:
                 self._write_log(f"failed: {error}")
