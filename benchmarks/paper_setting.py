@@ -22,8 +22,8 @@ from pathlib import Path
 
 import numpy as np
 
-SHAPE, PARTICLES, CLICKS, RADIUS = (48, 128, 128), 600, 100, 4.0
-VOXEL_SIZE, RADIUS_ANGSTROM = 37.5, 150.0
+SHAPE, PARTICLES, CLICKS, RADIUS = (32, 112, 112), 600, 100, 3.0
+VOXEL_SIZE, RADIUS_ANGSTROM = 50.0, 150.0
 TOLERANCE = RADIUS * 10 / 12  # the paper's 10 voxels at a radius of 12
 WINDOW = 16
 METHODS, SEEDS = ("pn", "pu", "kl", "default"), (0, 1, 2)
