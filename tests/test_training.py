@@ -7,8 +7,17 @@ import torch
 from tomopicker.config import Training, preset
 from tomopicker.errors import InputError
 from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED, ball_voxels
+from tomopicker.network import build
 from tomopicker.task import prepare
-from tomopicker.training import Epoch, Step, average_precision, calibrate, fit, learning_rate
+from tomopicker.training import (
+    Epoch,
+    Step,
+    _restore,
+    average_precision,
+    calibrate,
+    fit,
+    learning_rate,
+)
 from tomopicker.types import Particles, Tomogram
 from tomopicker.windows import cut, grid
 
@@ -97,6 +106,23 @@ def test_a_run_of_other_picks_or_settings_is_not_resumed():
             next(fit(other, resume=checkpoint))
     longer = _task("default", training__epochs=4)
     assert _epochs(longer, resume=checkpoint)[0].number == 2
+
+
+def test_a_run_validated_on_another_tomogram_is_not_resumed():
+    checkpoint = _epochs(_task("paper", validation=True))[0].checkpoint
+    with pytest.raises(InputError, match="validated on two: give the same tomograms"):
+        next(fit(_task("paper"), resume=checkpoint))
+
+
+# The meta device stands in for a GPU; nothing can be copied to it, of which torch warns.
+@pytest.mark.filterwarnings("ignore:for .* copying from a non-meta parameter")
+def test_a_resumed_average_is_on_the_device_of_the_network():
+    task = _task("default")
+    checkpoint = _epochs(task)[0].checkpoint
+    network = build(task.config.network).to("meta")
+    optimiser = torch.optim.Adam(network.parameters())
+    average, _ = _restore(task, checkpoint, network, optimiser)
+    assert {tensor.device.type for tensor in average.values()} == {"meta"}
 
 
 def test_steps_are_told_and_the_best_epoch_is_marked():
@@ -261,5 +287,5 @@ def test_calibration_scores_the_held_out_particles_where_there_are_enough():
 
 def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     task = _task("default", training__learning_rate=1e30)
-    with pytest.raises(FloatingPointError, match=r"lower training\.learning_rate"):
+    with pytest.raises(FloatingPointError, match=r"--set training\.learning_rate="):
         list(fit(task))

@@ -117,8 +117,8 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
             losses.append(float(risk.value))
             if not math.isfinite(losses[-1]):
                 raise FloatingPointError(
-                    f"the loss is {losses[-1]} in epoch {number}: try a lower "
-                    "training.learning_rate"
+                    f"the loss is {losses[-1]} in epoch {number}: try a lower rate, such as "
+                    f"--set training.learning_rate={settings.learning_rate / 10:g}"
                 )
             if settings.ema:
                 average = _averaged(average, network, settings.ema, steps_done)
@@ -400,10 +400,19 @@ def _restore(
             "the run to resume was trained with other picks or settings: give the same ones, or "
             "train anew in another --out folder"
         )
+    tomograms = (tuple(part.name for part in task.training), task.validation_tomogram)
+    before = (described.training_tomograms, described.validation_tomogram)
+    if before != tomograms:
+        raise InputError(
+            f"the run to resume was trained on {', '.join(before[0])} and validated on "
+            f"{before[1] or 'held-out picks'}: give the same tomograms, or train anew in another "
+            "--out folder"
+        )
     state = checkpoint.training
     average = None
     if task.config.training.ema:
-        average = checkpoint.weights
+        device = next(network.parameters()).device
+        average = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
         raw = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
         load_weights(network, raw)
     else:
