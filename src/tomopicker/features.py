@@ -61,5 +61,7 @@ def compute_features(
         return plain
     correlation = correlate(plain.density, plain.shape, radial)
     correlation -= correlation.mean(dtype=np.float64)
-    correlation /= correlation.std(dtype=np.float64)
+    # Plane by plane: the whole volume's squares would take twice its memory.
+    squares = sum(float(np.square(plane, dtype=np.float64).sum()) for plane in correlation)
+    correlation /= np.sqrt(squares / correlation.size)
     return Features(data=tomogram.data, normalisation=normalisation, correlation=correlation)
