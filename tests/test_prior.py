@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tomopicker.errors import InputError
-from tomopicker.prior import class_prior, fully_labelled
+from tomopicker.prior import class_prior
 
 
 def test_the_priors_of_a_small_tomogram_worked_by_hand():
@@ -48,8 +48,8 @@ def test_the_unlabelled_prior_is_the_expected_less_the_observed(expected, ball, 
 
 
 @pytest.mark.parametrize("expected", [1, 2])
-def test_expecting_no_more_than_what_is_labelled_is_refused_with_both_ways_out(expected):
-    with pytest.raises(InputError, match=r"14 voxels labelled: raise --expected .* --objective pn"):
+def test_expecting_no_more_than_what_is_labelled_is_refused_with_the_way_out(expected):
+    with pytest.raises(InputError, match="14 voxels labelled: raise --expected"):
         class_prior(
             expected_particles=expected, ball_voxels=7, labelled_voxels=14, total_voxels=1000
         )
@@ -58,8 +58,3 @@ def test_expecting_no_more_than_what_is_labelled_is_refused_with_both_ways_out(e
 def test_expecting_more_than_half_of_the_volume_is_refused():
     with pytest.raises(InputError, match="more than half of the 1000 voxels: lower --expected"):
         class_prior(expected_particles=72, ball_voxels=7, labelled_voxels=14, total_voxels=1000)
-
-
-def test_with_every_particle_labelled_nothing_unlabelled_is_a_particle():
-    prior = fully_labelled(labelled_voxels=14, total_voxels=1000)
-    assert (prior.observed, prior.expected, prior.unlabelled) == (0.014, 0.014, 0.0)

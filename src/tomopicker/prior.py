@@ -57,8 +57,7 @@ def class_prior(
         raise InputError(
             f"{expected_particles:g} expected particles of {ball_voxels} voxels"
             f" ({expected_voxels:.0f}) are no more than the {labelled_voxels} voxels labelled:"
-            " raise --expected to all the particles there are,"
-            " or use --objective pn if every one is labelled"
+            " raise --expected to all the particles there are, labelled or not"
         )
     if 2 * expected_voxels > total_voxels:
         raise InputError(
@@ -69,15 +68,3 @@ def class_prior(
     observed = labelled_voxels / total_voxels
     expected = expected_voxels / total_voxels
     return Prior(observed=observed, expected=expected, unlabelled=expected - observed)
-
-
-def fully_labelled(*, labelled_voxels: int, total_voxels: int) -> Prior:
-    """Give the priors of data in which every particle is labelled: π' = π and π'' = 0.
-
-    This is what PN learning (paper 3.2.1) assumes; it needs no expected number of particles.
-
-    >>> fully_labelled(labelled_voxels=1, total_voxels=4)
-    Prior(observed=0.25, expected=0.25, unlabelled=0.0)
-    """
-    observed = labelled_voxels / total_voxels
-    return Prior(observed=observed, expected=observed, unlabelled=0.0)
