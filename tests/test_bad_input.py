@@ -369,6 +369,48 @@ def test_a_run_is_not_resumed_with_other_picks_or_from_weights_alone(
     assert "last.safetensors: cannot be trained on" in done.errors[-1]
 
 
+def test_names_in_brackets_are_printed_as_they_are(
+    tomopicker: Command, trained: Path, tmp_path: Path
+) -> None:
+    # Square brackets are the mark-up of the library that prints.
+    folder = tmp_path / "grid[old]" / "[" / "x]"
+    folder.mkdir(parents=True)
+    files = [folder / "one.mrc", folder / "two.mrc"]
+    done = tomopicker("pick", trained, *files, "--out", tmp_path / "out")
+    assert done.code == 2
+    assert f"Left out: {files[0]}: no such file" in done.stderr
+    assert done.errors[-1].startswith(f"Error: {files[0]}: no such file")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        MemoryError("Unable to allocate 9 TiB"),
+        RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+    ],
+)
+def test_running_out_of_memory_is_told_with_the_remedy(
+    tomopicker: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception
+) -> None:
+    def too_much(*_: object, **__: object) -> None:
+        raise error
+
+    monkeypatch.setattr("tomopicker.io.tomograms.read_tomogram", too_much)
+    assert_refused(tomopicker("inspect", tmp_path / "one.mrc"), "out of memory", "--device cpu")
+
+
+def test_another_fault_is_still_raised(
+    tomopicker: Command, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise RuntimeError("ours")
+
+    monkeypatch.setattr("tomopicker.io.tomograms.read_tomogram", fail)
+    with pytest.raises(RuntimeError, match="ours"):
+        tomopicker("inspect", tmp_path / "one.mrc")
+
+
 def test_a_loss_that_is_not_finite_is_told_with_the_remedy(
     tomopicker: Command, simulated: Path, tmp_path: Path
 ) -> None:
@@ -397,8 +439,12 @@ def test_voxels_without_a_value_are_trained_around_and_never_picked(
     )
     assert done.code == 0, done.stderr
     # As many as there are: without a hole they fill the volume.
-    done = tomopicker("pick", run, holed, "--count", 5000, "--format", "csv", "--out", out)
+    options = ("--count", 5000, "--format", "csv", "--scores")
+    done = tomopicker("pick", run, holed, *options, "--out", out)
     assert done.code == 0, done.stderr
+    with mrcfile.open(out / "holed_scores.mrc") as scores:
+        assert np.isfinite(scores.data).all()
+        assert np.isfinite(scores.header.dmin)
     picks = read_particles(out / "holed.csv", voxel_size=13.5)
     assert len(picks) > 50
     assert picks.voxels[:, 2].min() > 22
@@ -415,6 +461,8 @@ def test_voxels_without_a_value_are_trained_around_and_never_picked(
         (("--threshold", "nan"), ("--threshold nan", "give a number")),
         (("--voxel-size", 10), ("voxel size 10 Å", "trained at 13.5 Å", "rescale")),
         (("--device", "abacus"), ("no such device",)),
+        (("--device", "cuda:first"), ("no such device",)),
+        (("--device", "cuda:99"), ("--device cuda:99", "leave --device out")),
     ],
 )
 def test_bad_options_of_picking_are_told(

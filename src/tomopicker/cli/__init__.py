@@ -48,6 +48,13 @@ def main() -> None:
         _fail(f"{error}")
     except OSError as error:
         _fail(_explain(error))
+    except (MemoryError, RuntimeError) as error:
+        if not _is_out_of_memory(error):
+            raise
+        _fail(
+            "out of memory: close other programs or use a machine with more; where it is the "
+            "GPU's, give --device cpu, or train with less at a time, as --set training.batch=2"
+        )
     except KeyboardInterrupt:
         print("Stopped.", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)
@@ -61,6 +68,15 @@ def _ask_to_report(
         "This is a fault in TomoPicker, not in your data: please report it with the command and "
         "the lines above.",
         file=sys.stderr,
+    )
+
+
+def _is_out_of_memory(error: BaseException) -> bool:
+    """Recognise torch's errors by name and text: to import torch here would slow every command."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or "can't allocate memory" in str(error)
     )
 
 

@@ -192,7 +192,7 @@ def _show(result: Evaluation, several: Mapping[str, Evaluation] | None, toleranc
             *(f"{ratio:.3f}" for ratio in (counts.precision, counts.recall, counts.f1)),
             end_section=row == len(rows) - 2,
         )
-    console = Console(highlight=False)
+    console = Console(highlight=False, markup=False)
     console.print(table)
     average = f"Average precision {result.average_precision:.3f}"
     if result.scores is None:

@@ -195,6 +195,8 @@ def _write(
     scores: NDArray[np.float32] | None,
 ) -> None:
     """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
+    import numpy as np
+
     from tomopicker.io.particles import write_particles
     from tomopicker.io.tomograms import write_volume
     from tomopicker.report import PickList, save_figure, slice_figure
@@ -203,6 +205,10 @@ def _write(
     for name, path in files.others.items():
         write_particles(path, picked.particles, format=name, shape=tomogram.shape, overwrite=True)
     if scores is not None:
+        # Viewers take the grey range from the header, which an infinite voxel would spoil.
+        known = np.isfinite(scores)
+        if not known.all():
+            scores = np.where(known, scores, scores.min(where=known, initial=0))
         write_volume(files.scores, scores, voxel_size=tomogram.voxel_size, overwrite=True)
     figure = slice_figure(
         tomogram.data,
@@ -224,6 +230,8 @@ def _write(
 
 def _summary(tomogram: Tomogram, picked: Picked) -> str:
     text = f"{tomogram.name}: {len(picked.particles)} picks"
+    if not len(picked.particles):
+        text += " (none scores high enough; to see the best ones give --count)"
     if picked.threshold is not None:
         text += f", scores down to {picked.threshold:.2f}"
     if picked.estimated is not None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import os
+import re
 import signal
 import sys
 import time
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
     from tomopicker.training import Epoch
     from tomopicker.types import Particles, Tomogram
 
-console = Console(stderr=True, highlight=False)
+console = Console(stderr=True, highlight=False, markup=False)
 """Messages and progress; standard output is for results."""
 
 
@@ -60,10 +61,10 @@ class Bar:
 def progress_bar(title: str) -> Iterator[Bar]:
     """Show a bar on a terminal; elsewhere a line now and then is left to the log."""
     with Progress(
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(),
         TaskProgressColumn(),
-        TextColumn("{task.fields[message]}"),
+        TextColumn("{task.fields[message]}", markup=False),
         TimeElapsedColumn(),
         TextColumn("left"),
         TimeRemainingColumn(),
@@ -231,10 +232,17 @@ def choose_device(name: str) -> str:
 
     if name == "auto":
         return "cuda" if torch.cuda.is_available() else "cpu"
-    if name.split(":")[0] not in ("cpu", "cuda", "mps"):
-        raise InputError(f"--device {name}: no such device; known: cpu, cuda, mps, auto")
+    if not re.fullmatch(r"cpu|mps|cuda(:\d+)?", name):
+        raise InputError(f"--device {name}: no such device; known: cpu, cuda, cuda:0, mps, auto")
+    if name == "mps" and not torch.backends.mps.is_available():
+        raise InputError("--device mps: there is no Apple GPU here; leave --device out")
     if name.startswith("cuda") and not torch.cuda.is_available():
         raise InputError(f"--device {name}: there is no CUDA device here; leave --device out")
+    if ":" in name and int(name.split(":")[1]) >= torch.cuda.device_count():
+        raise InputError(
+            f"--device {name}: there are {torch.cuda.device_count()} CUDA devices here, counted "
+            "from 0; give another number, or leave --device out"
+        )
     return name
 
 
