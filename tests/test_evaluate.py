@@ -249,6 +249,7 @@ def folders(tmp_path: Path) -> tuple[Path, Path]:
     write_list(tmp_path / "picks" / "TS_01.csv", 1, 100, scores=(4.0, 2.0))
     write_list(tmp_path / "picks" / "TS_02.csv", 0, 50, scores=(1.0, 3.0))
     (tmp_path / "picks" / "TS_01.png").write_bytes(b"")
+    (tmp_path / "picks" / "._TS_01.csv").write_bytes(b"\0of macOS")
     write_list(tmp_path / "truth" / "TS_01.csv", 0, 100)
     write_list(tmp_path / "truth" / "TS_02.csv", 3, 90)
     return tmp_path / "picks", tmp_path / "truth"

@@ -438,6 +438,7 @@ def test_a_folder_holds_a_file_per_tomogram(tmp_path: Path) -> None:
     (tmp_path / "rec_TS_01.star").write_text("not read")
     (tmp_path / "TS_02.coords").write_text("4 5 6\n")
     (tmp_path / "notes.pdf").write_text("not read")
+    (tmp_path / "._TS_02.csv").write_bytes(b"\0of macOS")
     first, second = read_picks_for(tmp_path, [tomogram("TS_01"), tomogram("TS_02")])
     np.testing.assert_allclose(first.voxels, [[3, 2, 1]])
     np.testing.assert_allclose(second.voxels, [[6, 5, 4]])

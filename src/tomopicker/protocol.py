@@ -536,7 +536,7 @@ def _find(folder: Path, dataset: Dataset, kind: _Kind, pattern: str | None) -> d
         places = [_matching(folder, pattern)]
     else:
         root = _root(folder, dataset)
-        below = sorted(path for path in root.rglob("*") if path.is_file()) if root else []
+        below = sorted(path for path in root.rglob("[!.]*") if path.is_file()) if root else []
         below = [path for path in below if path.suffix.lower() in kind.suffixes]
         meant = [path for path in below if re.fullmatch(kind.names, path.name.lower())]
         places = [

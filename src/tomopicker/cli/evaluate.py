@@ -86,8 +86,7 @@ def _tables(path: Path, voxel_size: float | None, shape: Shape | None) -> dict[s
     """Particles of each tomogram: of a folder by file, of a file by the names in it, if several."""
     import numpy as np
 
-    from tomopicker.io.particles import read_particles
-    from tomopicker.io.particles.formats import FORMATS, SUFFIXES, recognise
+    from tomopicker.io.particles import FORMATS, list_files, read_particles, recognise
 
     def read(file: Path) -> Particles:
         if voxel_size is None and not FORMATS[recognise(file)].in_voxels:
@@ -99,13 +98,7 @@ def _tables(path: Path, voxel_size: float | None, shape: Shape | None) -> dict[s
         return read_particles(file, voxel_size=voxel_size or 1.0, shape=shape)
 
     if path.is_dir():
-        files: dict[str, Path] = {}
-        for suffix in SUFFIXES:
-            for file in sorted(path.iterdir()):
-                if file.suffix.lower() == suffix:
-                    files.setdefault(file.stem, file)
-        if not files:
-            raise InputError(f"{path}: has no picks; put one CSV or STAR file per tomogram there")
+        files = list_files(path)
         tables = {name: read(file) for name, file in sorted(files.items())}
         for name, table in tables.items():
             if len(set(table.tomograms)) > 1:

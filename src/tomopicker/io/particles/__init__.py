@@ -14,6 +14,7 @@ from tomopicker.io.particles.matching import (
     by_tomogram,
     check_inside,
     fitting_orders,
+    list_files,
     read_picks_for,
 )
 
@@ -25,6 +26,7 @@ __all__ = [
     "check_format",
     "check_inside",
     "fitting_orders",
+    "list_files",
     "read_particles",
     "read_picks_for",
     "recognise",

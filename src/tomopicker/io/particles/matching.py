@@ -61,6 +61,27 @@ def read_picks_for(
     return picks
 
 
+def list_files(folder: Path) -> dict[str, Path]:
+    """List the particle files in a folder, by their stem; of equal stems the likeliest suffix.
+
+    Hidden files are left out: macOS puts a `._TS_01.csv`, which is no list, beside every file on
+    some disks.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
+    files: dict[str, Path] = {}
+    for suffix in SUFFIXES:
+        for file in sorted(folder.iterdir()):
+            if file.suffix.lower() == suffix and not file.name.startswith("."):
+                files.setdefault(file.stem, file)
+    if not files:
+        raise InputError(f"{folder}: has no picks; put one {', '.join(SUFFIXES)} file per tomogram")
+    return files
+
+
 def by_tomogram(
     particles: Particles, names: Sequence[str], source: Path, *, skip_unmatched: bool = False
 ) -> list[Particles]:
@@ -178,13 +199,7 @@ def _inside(columns: Floats, order: str, sizes: dict[str, int]) -> NDArray[np.bo
 
 def _file_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     """Find the file of each tomogram in a folder."""
-    files: dict[str, Path] = {}
-    for suffix in SUFFIXES:
-        for file in sorted(folder.iterdir()):
-            if file.suffix.lower() == suffix:
-                files.setdefault(file.stem, file)
-    if not files:
-        raise InputError(f"{folder}: has no picks; put one {', '.join(SUFFIXES)} file per tomogram")
+    files = list_files(folder)
     try:
         matched = match_names(names, list(files))
     except InputError as error:
