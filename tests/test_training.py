@@ -285,6 +285,23 @@ def test_calibration_scores_the_held_out_particles_where_there_are_enough():
     assert calibration.labelled == 8
 
 
+def test_calibration_tells_tomograms_of_one_name_apart(monkeypatch):
+    task = _task("default", clicks=8)
+    tomogram, particles = _tomogram(2, "one")
+    two = prepare(
+        task.config,
+        [(_tomogram(1)[0], _tomogram(1)[1].select(np.arange(8)))],
+        (tomogram, particles.select(np.arange(5))),
+    )
+    scored = []
+    monkeypatch.setattr("tomopicker.training.score", lambda f, *_, **__: scored.append(f) or f.data)
+    calibrate(two, _epochs(two)[0].checkpoint)
+    assert [f.data[0, 0, 0] for f in scored] == [
+        two.validation[0].features.data[0, 0, 0],
+        two.training[0].features.data[0, 0, 0],
+    ]
+
+
 def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     task = _task("default", training__learning_rate=1e30)
     with pytest.raises(FloatingPointError, match=r"--set training\.learning_rate="):

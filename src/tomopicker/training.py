@@ -163,20 +163,20 @@ def calibrate(
     parts = list(task.validation)
     if not held_out:
         parts += task.training
-    names = list(dict.fromkeys(part.name for part in parts))
-    for number, name in enumerate(names):
-        of_name = [part for part in parts if part.name == name]
+    # Not by name: two sessions may both have a TS_01.
+    volumes = list({id(part.features): part.features for part in parts}.values())
+    for number, features in enumerate(volumes):
         volume = score(
-            of_name[0].features,
+            features,
             network,
             config,
             device=device,
-            progress=lambda done, n=number: progress((n + done) / len(names)),  # type: ignore[misc]
+            progress=lambda done, n=number: progress((n + done) / len(volumes)),  # type: ignore[misc]
         )
         centres, ranked = find_particles(
             volume, config, radius=task.radius, count=MOST_PEAKS, floor=-np.inf
         )
-        for part in of_name:
+        for part in (part for part in parts if part.features is features):
             found = match_labelled(
                 centres, ranked, part.centres, tolerance=MATCH_RADII * task.radius
             )
