@@ -108,6 +108,13 @@ def test_a_box_encloses_the_particle_it_names() -> None:
     assert pixels.max(axis=0).tolist() == [y + 5 - 0.5, x + 5 - 0.5]
 
 
+def test_a_voxel_without_a_value_is_not_spread_by_the_smoothing() -> None:
+    holed = DATA.copy()
+    holed[10, 15, 20] = np.nan
+    figure = slice_figure(holed, [], radius=3, voxel_size=10, slice_index=10, smoothing=1.5)
+    assert np.isfinite(np.asarray(figure.axes[0].images[0].get_array())).all()
+
+
 def test_legend_names_each_list_with_its_number_in_the_slice_and_its_colour() -> None:
     lists = [
         picks(NEAR_AND_FAR, name="ground truth", colour=TRUTH_COLOUR),

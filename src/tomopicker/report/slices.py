@@ -207,6 +207,10 @@ def slice_mean(
     window = [slice(None)] * 3
     window[along] = slice(max(first, 0), first + thickness)
     picture = np.mean(tomogram_data[tuple(window)], axis=along, dtype=np.float32)
+    known = np.isfinite(picture)
+    if smoothing and not known.all():
+        # Or the filter would spread each of them over its whole width.
+        picture = np.where(known, picture, picture.mean(where=known) if known.any() else 0)
     if smoothing:
         picture = gaussian_filter(picture, smoothing)
     return np.asarray(picture, dtype=np.float32)
