@@ -15,6 +15,7 @@ import numpy as np
 from scipy import fft
 
 from tomopicker.errors import InputError
+from tomopicker.types import Window
 from tomopicker.windows import tiles
 
 if TYPE_CHECKING:
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from tomopicker.types import Floats, Shape, Window
+    from tomopicker.types import Floats, Shape
 
 MASK_RADII = 1.25
 """Radius within which the filter looks, in particle radii: the particle and its first dark ring."""
@@ -72,8 +73,6 @@ def learn_filter(
     InputError
         When the average has no contrast, so that it cannot be told from any other place.
     """
-    from tomopicker.types import Window
-
     reach = ceil(MASK_RADII * radius)
     total, count = np.zeros(reach + 2), np.zeros(reach + 2)
     for read, shape, centres in blocks:
