@@ -210,13 +210,16 @@ def _write(
         if not known.all():
             scores = np.where(known, scores, scores.min(where=known, initial=0))
         write_volume(files.scores, scores, voxel_size=tomogram.voxel_size, overwrite=True)
+    radius = checkpoint.description.radius_voxels
     figure = slice_figure(
         tomogram.data,
         [PickList(name="picks", voxels=picked.particles.voxels)],
         slice_index=None,
-        radius=checkpoint.description.radius_voxels,
+        radius=radius,
         voxel_size=tomogram.voxel_size,
-        thickness=5,
+        # Averaged and smoothed until a particle shows at the noise of a raw reconstruction.
+        thickness=max(round(0.7 * radius), 1),
+        smoothing=radius / 7,
         title=tomogram.name,
     )
     save_figure(figure, files.picture, force=True)
