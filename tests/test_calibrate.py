@@ -63,6 +63,12 @@ def test_without_a_labelled_peak_nothing_is_claimed():
     assert (false_discovery_rate(scores, labelled) == 1).all()
 
 
+def test_peaks_all_below_the_labelled_ones_leave_the_count_open():
+    labelled = Labelled(scores=np.array([7.0, 8.0, 9.0]), total=3)
+    count = estimate_count(np.arange(6.0, 0, -1), labelled)
+    assert (count.estimate, count.low, count.high) == (0, 0, 6)
+
+
 @settings(deadline=None)
 @given(
     scores=st.lists(st.floats(-10, 10), min_size=1, max_size=60),

@@ -92,8 +92,11 @@ def estimate_count(scores: Floats, labelled: Labelled) -> Count:
     peaks = _above(scores, thresholds)
     error = np.sqrt((1 - recall + 1 / labelled.total) / (recall * labelled.total))
     best = int(np.argmin(peaks / recall * (1 + 1.96 * error)))
+    if not peaks[best]:
+        # No peak is as good as the labelled ones: another tomogram's scores, or no particle at all.
+        return Count(estimate=0.0, low=0.0, high=float(len(scores)))
     estimate = float(peaks[best] / recall[best])
-    spread = 1.96 * sqrt(error[best] ** 2 + 1 / max(peaks[best], 1))
+    spread = 1.96 * sqrt(error[best] ** 2 + 1 / peaks[best])
     return Count(
         estimate=estimate,
         low=max(estimate * (1 - spread), 0.0),

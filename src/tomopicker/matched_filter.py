@@ -7,6 +7,7 @@ the thousands of a template search.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -151,19 +152,25 @@ def _correlate_block(
     def convolve(
         spectrum: NDArray[np.complex64], kernel: NDArray[np.float32]
     ) -> NDArray[np.float32]:
-        product = spectrum * fft.rfftn(kernel, size, workers=-1)
-        full: NDArray[np.float32] = fft.irfftn(product, size, workers=-1)
+        product = spectrum * fft.rfftn(kernel, size, workers=_workers())
+        full: NDArray[np.float32] = fft.irfftn(product, size, workers=_workers())
         z, y, x = (slice(2 * reach, length) for length in block.shape)
         return full[z, y, x]
 
-    spectrum = fft.rfftn(block, size, workers=-1)
+    spectrum = fft.rfftn(block, size, workers=_workers())
     overlap = convolve(spectrum, template)
     mean = convolve(spectrum, mask) / voxels
-    square = convolve(fft.rfftn(block * block, size, workers=-1), mask) / voxels
+    square = convolve(fft.rfftn(block * block, size, workers=_workers()), mask) / voxels
     # A flat neighbourhood (padding, erased gold) has no variance and correlates with nothing.
     deviation = np.sqrt(np.maximum(square - mean * mean, 1e-4) * voxels)
     coefficient: NDArray[np.float32] = np.clip(overlap / deviation, -1, 1)
     return coefficient
+
+
+def _workers() -> int:
+    """Threads of a transform: as many as OMP_NUM_THREADS allows, as torch's."""
+    allowed = os.environ.get("OMP_NUM_THREADS", "")
+    return int(allowed) if allowed.isdecimal() and int(allowed) else -1
 
 
 def _distances(reach: int) -> Floats:

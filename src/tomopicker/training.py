@@ -301,11 +301,11 @@ def _validation_windows(part: Labelled, sampling: Sampling) -> list[Window]:
             for window in windows
             if (cut(part.labels, window, fill=IGNORED) == POSITIVE).any()
         ]
-    half = sampling.side // 2
-    return [
-        Window(corner=(z, y, x), shape=(sampling.side,) * 3)
-        for z, y, x in (np.rint(part.centres).astype(int) - half).tolist()[:_VALIDATION_WINDOWS]
-    ]
+    # Evenly through the list, which may be sorted by z.
+    count = min(len(part.centres), _VALIDATION_WINDOWS)
+    some = np.linspace(0, len(part.centres) - 1, count).round().astype(int)
+    corners = np.rint(part.centres[some]).astype(int) - sampling.side // 2
+    return [Window(corner=(z, y, x), shape=(sampling.side,) * 3) for z, y, x in corners.tolist()]
 
 
 @torch.inference_mode()

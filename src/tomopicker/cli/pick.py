@@ -179,9 +179,13 @@ def _pick_one(
 
     with progress_bar(tomogram.name) as bar:
         bar.show(0.0, "reading")
-        features = inference.features_of(checkpoint, tomogram)
+        # The features are not kept: their correlation is as large as the volume.
         volume = inference.score(
-            features, network, checkpoint.description.config, device=device, progress=bar.show
+            inference.features_of(checkpoint, tomogram),
+            network,
+            checkpoint.description.config,
+            device=device,
+            progress=bar.show,
         )
         bar.show(1.0, "taking the peaks")
         return volume, inference.pick(volume, tomogram, checkpoint, cut)
