@@ -2,32 +2,38 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+INSTALLED := $(VENV)/.installed
+DEVELOPED := $(VENV)/.developed
+PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test check docs bench bench-paper clean
 
-demo: $(STAMP)
+demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
 
-test: $(STAMP)
+test: $(DEVELOPED)
 	$(BIN)/python -m pytest --cov --cov-fail-under=90
 
-check: $(STAMP)
+check: $(DEVELOPED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-docs: $(STAMP)
+docs: $(INSTALLED)
 	$(BIN)/python docs/make_settings.py
 
 bench: bench-paper
 
-bench-paper: $(STAMP)
+bench-paper: $(INSTALLED)
 	$(BIN)/python benchmarks/paper_setting.py
 
-$(STAMP): pyproject.toml constraints.txt
+$(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
+	$(PIP) --editable .
+	touch $@
+
+$(DEVELOPED): $(INSTALLED)
+	$(PIP) --editable '.[dev]'
 	touch $@
 
 clean:
