@@ -10,7 +10,7 @@ import typer
 from tomopicker.errors import InputError
 
 _CLICKS = 60
-_EPOCHS = 6
+_EPOCHS = 5
 _SHAPE = "64,256,256"
 _RADIUS = "150A"
 
