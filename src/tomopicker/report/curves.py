@@ -294,7 +294,10 @@ def _smooth(cube: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
     known = np.isfinite(cube)
     total = gaussian_filter(np.where(known, cube, 0), sigma)
     weight = gaussian_filter(known.astype(np.float32), sigma)
-    return np.divide(total, weight, out=np.full_like(cube, np.nan), where=known)
+    mean: NDArray[np.float32] = np.divide(
+        total, weight, out=np.full_like(cube, np.nan), where=known
+    )
+    return mean
 
 
 def _sections(cube: NDArray[np.floating]) -> list[NDArray[np.floating]]:

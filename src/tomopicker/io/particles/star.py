@@ -89,7 +89,7 @@ def numbers(path: Path, table: pd.DataFrame, column: str) -> Floats:
     InputError
         Naming the first row, from 1, that holds something else.
     """
-    values = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
+    values: Floats = pd.to_numeric(table[column], errors="coerce").to_numpy(dtype=np.float64)
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise InputError(
@@ -121,7 +121,8 @@ def optional_numbers(path: Path, blocks: Blocks, table: pd.DataFrame, column: st
     missing = set(table["rlnOpticsGroup"]) - set(of_group)
     if missing:
         raise InputError(f"{path}: has no optics group {min(missing)}; add it to data_optics")
-    return table["rlnOpticsGroup"].map(of_group).to_numpy(dtype=np.float64)
+    mapped: Floats = table["rlnOpticsGroup"].map(of_group).to_numpy(dtype=np.float64)
+    return mapped
 
 
 def coordinates(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> Floats:
