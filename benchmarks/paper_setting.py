@@ -95,7 +95,7 @@ def run(method: str, seed: int, epochs: int) -> dict[str, object]:
     task = prepare(config, [labelled[0]], labelled[1])
     best = None
     for event in fit(task):
-        if isinstance(event, Epoch) and event.is_best:
+        if isinstance(event, Epoch) and event.is_kept:
             best = event.checkpoint
     assert best is not None
     if method == "default":

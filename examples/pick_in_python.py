@@ -24,7 +24,7 @@ def main(known: str, clicks: str, unseen: str, out: str) -> None:
     for event in fit(task):
         if isinstance(event, Epoch):
             sys.stderr.write(f"{dict(event.measures)}\n")
-            best = event.checkpoint if event.is_best else best
+            best = event.checkpoint if event.is_kept else best
     if best is None:
         raise SystemExit("no epoch was trained")
     best = calibrate(task, best)

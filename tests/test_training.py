@@ -126,16 +126,20 @@ def test_a_resumed_average_is_on_the_device_of_the_network():
 
 
 def test_steps_are_told_and_the_best_epoch_is_marked():
-    events = list(fit(_task("default")))
+    events = list(fit(_task("default", training__keep="best")))
     steps = [event for event in events if isinstance(event, Step)]
     epochs = [event for event in events if isinstance(event, Epoch)]
     assert [(step.epoch, step.step) for step in steps[:7]] == [(1, n) for n in range(1, 7)] + [
         (2, 1)
     ]
-    assert epochs[0].is_best
+    assert epochs[0].is_kept
     measures = [epoch.measures["validation_ap"] for epoch in epochs]
-    best = [epoch.number for epoch in epochs if epoch.is_best][-1]
+    best = [epoch.number for epoch in epochs if epoch.is_kept][-1]
     assert measures[best - 1] == max(measures)
+
+
+def test_the_default_preset_keeps_its_last_epoch():
+    assert all(epoch.is_kept for epoch in _epochs(_task("default")))
 
 
 @pytest.mark.parametrize("objective", ["pn", "pu", "kl", "balanced-pu"])

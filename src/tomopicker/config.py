@@ -114,6 +114,8 @@ class Training(Stage):
     """Decay of the averaged weights that are validated and kept; 0 keeps the last step's."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
     """Share of the labelled particles kept for validation when no validation tomogram is given."""
+    keep: Literal["best", "last"] = "best"
+    """The epoch that picking uses: the one with the best validation measure, or the last."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of all randomness: first weights, held-out particles, windows, augmentation, dropout."""
 
@@ -236,7 +238,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
     },
     "objective": {"name": "balanced-pu"},
     "sampling": {"method": "crops", "steps_per_epoch": 20, "augment": True},
-    "training": {"epochs": 20, "batch": 6, "schedule": "cosine", "ema": 0.98},
+    "training": {"epochs": 20, "batch": 6, "schedule": "cosine", "ema": 0.98, "keep": "last"},
     "inference": {"method": "whole"},
     "peaks": {"exclusion": 0.8, "smoothing": 0.1, "subvoxel": True},
 }

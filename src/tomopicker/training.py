@@ -57,7 +57,8 @@ class Epoch:
 
     number: int
     measures: Mapping[str, float | None]
-    is_best: bool
+    is_kept: bool
+    """Whether picking should use this epoch rather than an earlier one."""
     checkpoint: Checkpoint
 
 
@@ -138,7 +139,9 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
         yield Epoch(
             number=number,
             measures=row,
-            is_best=measure > max(earlier, default=-1.0),
+            # Averaged weights at the end of a falling rate are better than a measure on a few
+            # held-out particles can tell, so `default` keeps the last epoch.
+            is_kept=settings.keep == "last" or measure > max(earlier, default=-1.0),
             checkpoint=_checkpoint(task, network, optimiser, average, history),
         )
 

@@ -109,7 +109,7 @@ class Run:
 
     @property
     def best(self) -> Path:
-        """Checkpoint of the best epoch."""
+        """Checkpoint of the epoch that picking uses."""
         return self.folder / "best.safetensors"
 
     @property
@@ -166,7 +166,7 @@ class Run:
         """Save the checkpoints and the metrics of an epoch."""
         from tomopicker.checkpoint import Checkpoint, write_checkpoint
 
-        if epoch.is_best:
+        if epoch.is_kept:
             lean = Checkpoint(
                 description=epoch.checkpoint.description, weights=epoch.checkpoint.weights
             )
