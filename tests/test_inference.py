@@ -195,3 +195,12 @@ def test_a_false_discovery_rate_needs_a_calibrated_model():
     scores, tomogram = _volume_of_peaks()
     with pytest.raises(InputError, match="give --count or --threshold"):
         pick(scores, tomogram, _checkpoint("paper"), Cut(fdr=0.05))
+
+
+def test_an_automatic_list_never_fills_more_than_half_of_the_volume():
+    """A ball of radius 3 has 123 voxels, so 48,778 voxels hold at most 198 of them."""
+    tomogram = _tomogram(shape=(29, 29, 58))
+    scores = tomogram.data.astype(np.float32)
+    calibration = Calibration(labelled_scores=(-50.0, -40.0), labelled=2, held_out=True)
+    picked = pick(scores, tomogram, _checkpoint(calibration=calibration), Cut())
+    assert 0 < len(picked.particles) <= 29 * 29 * 58 // (2 * 123)

@@ -212,7 +212,9 @@ def pick(
         labelled = Labelled(
             scores=np.array(calibration.labelled_scores), total=calibration.labelled
         )
-        length = MOST_PEAKS
+        # Particles do not fill more than half of a volume, whatever a poor model's peaks suggest.
+        most = scores.size // (2 * ball_voxels(description.radius_voxels))
+        length = min(max(most, 1), MOST_PEAKS)
         floor = min(calibration.labelled_scores, default=0.0) - 1e-6
     centres, ranked = find_particles(
         scores, config, radius=description.radius_voxels, count=length, floor=floor
