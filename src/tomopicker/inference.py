@@ -212,9 +212,7 @@ def pick(
         labelled = Labelled(
             scores=np.array(calibration.labelled_scores), total=calibration.labelled
         )
-        # Particles do not fill more than half of a volume, whatever a poor model's peaks suggest.
-        most = scores.size // (2 * ball_voxels(description.radius_voxels))
-        length = min(max(most, 1), MOST_PEAKS)
+        length = MOST_PEAKS
         floor = min(calibration.labelled_scores, default=0.0) - 1e-6
     centres, ranked = find_particles(
         scores, config, radius=description.radius_voxels, count=length, floor=floor
@@ -226,6 +224,9 @@ def pick(
             kept = automatic_length(ranked, labelled)
         else:
             kept = int((false_discovery_rate(ranked, labelled) <= cut.fdr).sum())
+        # Particles do not fill more than half of a volume, whatever a poor model's peaks suggest.
+        most = scores.size // (2 * ball_voxels(description.radius_voxels))
+        kept = min(kept, max(most, 1))
         centres, ranked = centres[:kept], ranked[:kept]
     particles = Particles.from_voxels(
         centres,
