@@ -345,7 +345,14 @@ def test_ctrl_c_during_training_leaves_a_checkpoint_that_picks(
     run = tmp_path / "run"
     command = [sys.executable, "-W", "error", "-m", "tomopicker"]
     command += map(str, learn(simulated, run, "--epochs", 100_000))
-    with subprocess.Popen(command, env=environment, stderr=subprocess.PIPE, text=True) as process:
+    with subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         deadline = time.monotonic() + 180
         while not (run / "last.safetensors").is_file() and time.monotonic() < deadline:
             assert process.poll() is None
