@@ -43,6 +43,10 @@ class Labels(Stage):
     core: Annotated[float, Field(gt=0, le=1)] = 1.0
     """Radius of the ball of positive voxels, in particle radii."""
 
+    def core_radius(self, radius: float) -> float:
+        """Radius of that ball in voxels, at least 1, for a particle of the given radius."""
+        return max(self.core * radius, 1.0)
+
 
 class Network(Stage):
     """Paper 3.3; `space-to-depth` is ours."""

@@ -200,7 +200,7 @@ def pick(
         length = config.expected
         if length is None:
             # Training was stopped before its end; what it expected is the best that is known.
-            core = ball_voxels(max(config.labels.core * description.radius_voxels, 1.0))
+            core = ball_voxels(config.labels.core_radius(description.radius_voxels))
             length = round(description.priors.expected * scores.size / core)
     if cut.fdr is not None and calibration is None:
         raise InputError(

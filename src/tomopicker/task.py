@@ -102,7 +102,7 @@ def prepare(
             ],
             radius=config.radius_angstrom / voxel_size,
         )
-    core = max(config.labels.core * radius, 1.0)
+    core = config.labels.core_radius(radius)
     labelled, held = [], []
     for tomogram, normalisation, (kept, out) in zip(tomograms, normalisations, splits, strict=True):
         features = compute_features(tomogram, normalisation, radial)
