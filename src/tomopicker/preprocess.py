@@ -122,6 +122,17 @@ def finite(block: NDArray[Any]) -> NDArray[np.bool_] | None:
     return None if usable.all() else usable
 
 
+def finite_values(data: Volume) -> Iterator[Floats]:
+    """Yield the finite voxels of slabs along z, flat, where there are any."""
+    planes = max(1, _SLAB // max(1, math.prod(data.shape[1:])))
+    for start in range(0, len(data), planes):
+        slab = data[start : start + planes]
+        usable = finite(slab)
+        values = slab.ravel() if usable is None else slab[usable]
+        if values.size:
+            yield values.astype(np.float64)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Moments:
     """Number, mean and sum of squared deviations of some values."""
@@ -149,20 +160,9 @@ class _Moments:
 
 def _moments(data: Volume, transform: Callable[[Floats], Floats]) -> _Moments:
     total = _Moments()
-    for values in _finite_values(data):
+    for values in finite_values(data):
         changed = transform(values)
         mean = float(changed.mean())
         squares = float(np.square(changed - mean).sum())
         total += _Moments(count=len(changed), mean=mean, squares=squares)
     return total
-
-
-def _finite_values(data: Volume) -> Iterator[Floats]:
-    """Yield the finite voxels of slabs along z, flat, where there are any."""
-    planes = max(1, _SLAB // max(1, math.prod(data.shape[1:])))
-    for start in range(0, len(data), planes):
-        slab = data[start : start + planes]
-        usable = finite(slab)
-        values = slab.ravel() if usable is None else slab[usable]
-        if values.size:
-            yield values.astype(np.float64)
