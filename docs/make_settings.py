@@ -28,8 +28,7 @@ tomopicker train TS_01.mrc --picks clicks.csv --radius 150A --out run \\
 ```
 
 A list is written in brackets and in quotes, a switch as `true` or `false`. An unknown name or a
-value out of range is an error. *By the radius* means that the preset works it out from the
-particle's size. The settings that a run used are in its `config.json`.
+value out of range is an error. The settings that a run used are in its `config.json`.
 """
 
 
@@ -80,14 +79,10 @@ def _meaning(of: dict[str, Any]) -> str:
 
 
 def _default(of: PresetName, stage: str, name: str) -> str:
-    """Give a preset's value, or say that it follows the particle's radius."""
-    values = {
-        json.dumps(getattr(getattr(settings, stage), name), separators=(",", ":"))
-        for settings in (
-            preset(of, radius_angstrom=radius, voxel_size=10.0) for radius in (80.0, 150.0)
-        )
-    }
-    return f"`{values.pop()}`".replace('"', "") if len(values) == 1 else "by the radius"
+    """Give a preset's value."""
+    settings = preset(of, radius_angstrom=150.0, voxel_size=10.0)
+    value = json.dumps(getattr(getattr(settings, stage), name), separators=(",", ":"))
+    return f"`{value}`".replace('"', "")
 
 
 def _values(of: dict[str, Any]) -> str:

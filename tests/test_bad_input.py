@@ -226,7 +226,10 @@ PAPER = ("--radius", "60A", "--preset", "paper", "--set", "sampling.stride=16")
         (("--radius", "-5vx"), ("above 0",)),
         (("--radius", "60A", "--diameter", "120A"), ("either --radius or --diameter",)),
         ((), ("either --radius or --diameter",)),
-        (("--radius", "12vx"), ("diameter is 24 voxels, but the window is 16", "sampling.side")),
+        (
+            ("--radius", "12vx", "--set", "sampling.side=8"),
+            ("diameter is 16 voxels, but the window is 8", "sampling.side"),
+        ),
         (
             ("--radius", "20vx", "--set", "sampling.side=64"),
             ("sim_0001: 32 x 64 x 64 voxels", "cannot hold", "check --radius"),
@@ -278,18 +281,31 @@ def test_validation_without_a_positive_is_told(
     assert_refused(done, "half: validation holds no positive", "check that --val-picks")
 
 
-def test_tomograms_of_two_voxel_sizes_are_not_trained_on_together(
-    tomopicker: Command, simulated: Path, tmp_path: Path
+@pytest.mark.parametrize(
+    ("preset", "voxel_size", "mentions"),
+    [
+        ("paper", 10, ("other: voxel size 10 Å", "one voxel size")),
+        ("default", 21, ("other.mrc: voxel size 21 Å", "more than 1.5 times", "finer one")),
+        ("default", 3.3, ("other.mrc: voxel size 3.3 Å", "less than a quarter", "3.38 Å or more")),
+    ],
+)
+def test_tomograms_of_voxel_sizes_too_far_apart_are_not_trained_on_together(
+    tomopicker: Command,
+    simulated: Path,
+    tmp_path: Path,
+    preset: str,
+    voxel_size: float,
+    mentions: tuple[str, ...],
 ) -> None:
     other = tmp_path / "other.mrc"
-    write_volume(other, noise(), voxel_size=10)
+    write_volume(other, noise((40, 64, 64)), voxel_size=voxel_size)
     picks = tmp_path / "clicks.csv"
     picks.write_text("x,y,z,tomogram\n10,10,10,other\n20,20,20,other\n10,10,10,sim_0001\n")
     done = tomopicker(
         *("train", simulated / "sim_0001.mrc", other, "--picks", picks, "--radius", "60A"),
-        *("--out", tmp_path / "run"),
+        *("--preset", preset, "--expected", 30, "--out", tmp_path / "run"),
     )
-    assert_refused(done, "other: voxel size 10 Å", "one voxel size")
+    assert_refused(done, *mentions)
     assert not (tmp_path / "run").exists()
 
 
@@ -459,7 +475,8 @@ def test_voxels_without_a_value_are_trained_around_and_never_picked(
         (("--count", 5, "--threshold", 0), ("one of --count, --threshold and --fdr",)),
         (("--fdr", 1.5), ("--fdr 1.5", "as 0.05")),
         (("--threshold", "nan"), ("--threshold nan", "give a number")),
-        (("--voxel-size", 10), ("voxel size 10 Å", "trained at 13.5 Å", "rescale")),
+        (("--voxel-size", 3), ("voxel size 3 Å", "a quarter of the 13.5 Å", "bin it")),
+        (("--voxel-size", 21), ("voxel size 21 Å", "1.5 times the 13.5 Å", "--voxel-size")),
         (("--device", "abacus"), ("no such device",)),
         (("--device", "cuda:first"), ("no such device",)),
         (("--device", "cuda:99"), ("--device cuda:99", "leave --device out")),
@@ -479,13 +496,19 @@ def test_bad_options_of_picking_are_told(
     assert not out.exists()
 
 
-def test_a_tomogram_of_another_voxel_size_is_not_picked(
-    tomopicker: Command, trained: Path, tmp_path: Path
+def test_a_model_that_does_not_rescale_picks_no_tomogram_of_another_voxel_size(
+    tomopicker: Command, simulated: Path, tmp_path: Path
 ) -> None:
-    coarse = tmp_path / "coarse.mrc"
-    write_volume(coarse, noise(), voxel_size=20)
-    done = tomopicker("pick", trained, coarse, "--out", tmp_path / "picks")
-    assert_refused(done, f"{coarse}: voxel size 20 Å", "trained at 13.5 Å", "rescale")
+    run, coarse = tmp_path / "run", tmp_path / "coarse.mrc"
+    done = tomopicker(
+        *("train", simulated / "sim_0001.mrc", "--picks", simulated / "sim_0001.csv"),
+        *("--radius", "60A", "--set", "preprocessing.working_radius=null"),
+        *("--out", run, *SHORT),
+    )
+    assert done.code == 0, done.stderr
+    write_volume(coarse, noise(), voxel_size=15)
+    done = tomopicker("pick", run, coarse, "--out", tmp_path / "picks")
+    assert_refused(done, f"{coarse}: voxel size 15 Å", "trained at 13.5 Å", "rescale")
     assert not (tmp_path / "picks").exists()
 
 

@@ -140,8 +140,8 @@ def test_integer_tomograms_score_as_their_float_copies():
     np.testing.assert_allclose(_score(checkpoint, whole), _score(checkpoint, floats), atol=1e-5)
 
 
-def test_another_voxel_size_is_refused_and_a_rounded_one_is_not():
-    checkpoint = _checkpoint()
+def test_without_rescaling_another_voxel_size_is_refused_and_a_rounded_one_is_not():
+    checkpoint = _checkpoint(preprocessing__working_radius=None)
     with pytest.raises(InputError, match=r"trained at 10 Å: rescale"):
         features_of(checkpoint, replace(_tomogram(), voxel_size=13.0))
     features_of(checkpoint, replace(_tomogram(), voxel_size=10.01))

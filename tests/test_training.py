@@ -229,7 +229,7 @@ def test_a_task_that_cannot_be_learned_is_refused(options, message):
 def test_a_particle_larger_than_the_window_or_the_tomogram_is_refused():
     tomogram, particles = _tomogram(1)
     for radius, message in ((90, "the window is"), (170, "cannot hold a particle")):
-        side = 16 if radius == 90 else 64
+        side = 8 if radius == 90 else 64
         config = preset(
             "default",
             radius_angstrom=radius,
@@ -241,10 +241,12 @@ def test_a_particle_larger_than_the_window_or_the_tomogram_is_refused():
             prepare(config, [(tomogram, particles)])
 
 
-def test_tomograms_of_unequal_voxel_size_are_refused():
+def test_the_paper_preset_refuses_tomograms_of_unequal_voxel_size():
     tomogram, particles = _tomogram(1)
     other = Tomogram(name="two", data=tomogram.data, voxel_size=12.0)
-    config = preset("default", radius_angstrom=40, voxel_size=10, overrides=SMALL["default"])
+    config = preset(
+        "paper", radius_angstrom=40, voxel_size=10, expected=18, overrides=SMALL["paper"]
+    )
     with pytest.raises(InputError, match="two: voxel size 12"):
         prepare(config, [(tomogram, particles), (other, particles)])
 

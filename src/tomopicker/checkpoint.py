@@ -67,8 +67,9 @@ class Description(Described):
     torch: str = str(torch.__version__)
     config: Config
     voxel_size: Positive
-    """Ångström, of the training tomograms."""
+    """Ångström, that the training tomograms have or were brought to."""
     radius_voxels: Annotated[int, Field(gt=0)]
+    """Of the particle, in voxels of that size."""
     priors: Priors
     filter_profile: tuple[Finite, ...] | None = None
     """Of the radial matched filter; None without that channel."""

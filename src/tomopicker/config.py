@@ -35,6 +35,8 @@ class Preprocessing(Stage):
 
     clip_sigma: Positive = 3.0
     """Standard deviations beyond which values are clipped."""
+    working_radius: Positive | None = None
+    """Particle radius in voxels that larger ones are brought to; None keeps the tomogram's own."""
 
 
 class Labels(Stage):
@@ -88,7 +90,8 @@ class Sampling(Stage):
     method: Literal["windows", "crops"] = "windows"
     """All windows of a grid, once an epoch; or crops, around labelled particles and anywhere."""
     side: Annotated[int, Field(gt=0, le=1024)] = 32
-    """Of a window, in voxels: a multiple of the network's stride, at least the diameter."""
+    """Of a window, in voxels: a multiple of the network's stride, at least the diameter; without a
+    working radius `default` takes about four particle radii."""
     stride: Annotated[int, Field(gt=0)] = 32
     """Step of the sliding window (`windows` only)."""
     steps_per_epoch: Annotated[int, Field(gt=0)] = 40
@@ -164,6 +167,17 @@ class Config(Stage):
     inference: Inference = Inference()
     peaks: Peaks = Peaks()
 
+    def working_voxel_size(self, voxel_size: float) -> float:
+        """Edge in ångström of the voxels that a tomogram of the given ones is analysed at.
+
+        >>> settings = preset("default", radius_angstrom=120, voxel_size=10)
+        >>> settings.working_voxel_size(10), settings.working_voxel_size(20)
+        (15.0, 20)
+        """
+        if self.preprocessing.working_radius is None:
+            return voxel_size
+        return max(voxel_size, self.radius_angstrom / self.preprocessing.working_radius)
+
     @model_validator(mode="after")
     def _window_fits_network(self) -> Config:
         side, stride = self.sampling.side, self.network.stride
@@ -208,7 +222,6 @@ def preset(
     stages: dict[str, dict[str, Any]] = {}
     if name == "default":
         stages = {stage: dict(values) for stage, values in _DEFAULT.items()}
-        stages["sampling"]["side"] = _crop_side(radius_angstrom / voxel_size)
     for dotted, value in (overrides or {}).items():
         stage, _, setting = dotted.partition(".")
         # The fields that are no stage (preset, radius, expected) have options of their own.
@@ -220,6 +233,13 @@ def preset(
                 f"{dotted}: no such setting; it is <stage>.<name>, stages: {', '.join(known)}"
             )
         stages.setdefault(stage, {})[setting] = value
+    if name == "default":
+        radius = radius_angstrom / voxel_size
+        working = stages["preprocessing"]["working_radius"]
+        # Any other value is refused below.
+        if isinstance(working, int | float) and working > 0:
+            radius = min(radius, working)
+        stages["sampling"].setdefault("side", _crop_side(radius))
     try:
         return Config.model_validate(
             {"preset": name, "radius_angstrom": radius_angstrom, "expected": expected, **stages}
@@ -233,6 +253,7 @@ def preset(
 
 
 _DEFAULT: dict[str, dict[str, Any]] = {
+    "preprocessing": {"working_radius": 8.0},
     "labels": {"core": 0.5},
     "network": {
         "architecture": "space-to-depth",

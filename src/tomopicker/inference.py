@@ -26,6 +26,7 @@ from tomopicker.matched_filter import RadialFilter
 from tomopicker.network import build, receptive_radius
 from tomopicker.peaks import Peaks, find_peaks, refine
 from tomopicker.preprocess import Normalisation, finite
+from tomopicker.rescale import rescale, rescaled_voxel_size
 from tomopicker.types import Particles, Shape, Window
 from tomopicker.windows import grid, inside, tiles
 
@@ -119,22 +120,40 @@ def network_of(checkpoint: Checkpoint) -> nn.Module:
     return network.eval()
 
 
-def features_of(checkpoint: Checkpoint, tomogram: Tomogram) -> Features:
-    """Compute a tomogram's channels as the checkpoint was trained.
+def scored_voxel_size(checkpoint: Checkpoint, tomogram: Tomogram) -> float:
+    """Edge in ångström of the voxels that a tomogram is scored at.
+
+    A checkpoint trained with `preprocessing.working_radius` has every tomogram brought to its own
+    voxel size; one trained without takes only tomograms that have it, within 2 %.
 
     Raises
     ------
     InputError
-        When the voxel size is not the training tomograms'.
+        When the tomogram's voxel size is too far from the training tomograms'.
     """
     description = checkpoint.description
-    ratio = tomogram.voxel_size / description.voxel_size
-    if abs(ratio - 1) > _VOXEL_SIZE_TOLERANCE:
+    if description.config.preprocessing.working_radius is not None:
+        return rescaled_voxel_size(tomogram, description.voxel_size)
+    if abs(tomogram.voxel_size / description.voxel_size - 1) > _VOXEL_SIZE_TOLERANCE:
         raise InputError(
             f"{tomogram.path or tomogram.name}: voxel size {tomogram.voxel_size:g} Å, but this "
             f"model was trained at {description.voxel_size:g} Å: rescale the tomogram, or train "
             "on one of this size"
         )
+    return tomogram.voxel_size
+
+
+def features_of(checkpoint: Checkpoint, tomogram: Tomogram) -> Features:
+    """Compute a tomogram's channels as the checkpoint was trained, of `scored_voxel_size` voxels.
+
+    Raises
+    ------
+    InputError
+        As `scored_voxel_size` does, or when the volume cannot be standardised.
+    """
+    description = checkpoint.description
+    if scored_voxel_size(checkpoint, tomogram) != tomogram.voxel_size:
+        tomogram = rescale(tomogram, description.voxel_size)
     radial = None
     if description.filter_profile is not None:
         radial = RadialFilter(profile=np.array(description.filter_profile))
@@ -180,16 +199,22 @@ def find_particles(
 def pick(
     scores: NDArray[np.float32], tomogram: Tomogram, checkpoint: Checkpoint, cut: Cut
 ) -> Picked:
-    """Take the particles of a scored tomogram.
+    """Take the particles of a scored tomogram, in its own voxels.
 
     The list ends after `cut.count` picks, above `cut.threshold`, or where the expected share of
     false picks passes `cut.fdr`. With nothing given it ends after the expected number of particles
     in preset ``paper`` (section 3.4), and where the expected F1 is best in ``default``.
 
+    Parameters
+    ----------
+    scores
+        Logits ``z y x`` of the tomogram's `features_of`, whose voxels need not be its own.
+
     Raises
     ------
     InputError
-        When a false-discovery rate is asked of a checkpoint that was not calibrated.
+        When a false-discovery rate is asked of a checkpoint that was not calibrated, or as
+        `scored_voxel_size` does.
     """
     description = checkpoint.description
     config = description.config
@@ -228,8 +253,10 @@ def pick(
         most = scores.size // (2 * ball_voxels(description.radius_voxels))
         kept = min(kept, max(most, 1))
         centres, ranked = centres[:kept], ranked[:kept]
+    # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
+    centres = centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
     particles = Particles.from_voxels(
-        centres,
+        np.minimum(centres, np.array(tomogram.shape) - 0.5),
         voxel_size=tomogram.voxel_size,
         scores=ranked,
         tomograms=[tomogram.name] * len(ranked),

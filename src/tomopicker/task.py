@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,6 +16,7 @@ from tomopicker.matched_filter import RadialFilter, learn_filter
 from tomopicker.peaks import find_peaks
 from tomopicker.preprocess import Normalisation, finite
 from tomopicker.prior import Prior, class_prior
+from tomopicker.rescale import rescale
 from tomopicker.windows import cut
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ class Task:
     radius: int
     """Particle radius in voxels."""
     voxel_size: float
+    """Edge in ångström of the voxels that the tomograms were brought to."""
     radial: RadialFilter | None
     validation_tomogram: str | None
     picks_sha256: str
@@ -64,7 +66,10 @@ def prepare(
     training: Sequence[tuple[Tomogram, Particles]],
     validation: tuple[Tomogram, Particles] | None = None,
 ) -> Task:
-    """Standardise, label and split the data, and fix the prior.
+    """Rescale, standardise, label and split the data, and fix the prior.
+
+    With `preprocessing.working_radius`, the first training tomogram's voxel size and the particle's
+    radius fix the working voxel size, and all tomograms are brought to it.
 
     Without a validation tomogram, `training.held_out` of the labelled particles of each tomogram
     are kept for validation; their voxels count neither as positive nor as unlabelled in training.
@@ -72,20 +77,23 @@ def prepare(
     Raises
     ------
     InputError
-        When voxel sizes differ, the particle does not fit the window or the tomogram, too few
-        particles are labelled, validation holds no positive, or the expected count is not above
-        the labelled one.
+        When voxel sizes differ, by more than can be rescaled or at all if nothing is rescaled, the
+        particle does not fit the window or the tomogram, too few particles are labelled,
+        validation holds no positive, or the expected count is not above the labelled one.
     """
-    voxel_size = training[0][0].voxel_size
-    tomograms = [tomogram for tomogram, _ in training]
+    voxel_size = config.working_voxel_size(training[0][0].voxel_size)
     radius = voxel_radius(config.radius_angstrom, voxel_size)
-    _check(config, [*tomograms, *([validation[0]] if validation else [])], radius, voxel_size)
+    _check(config, [tomogram for tomogram, _ in (*training, *filter(None, [validation]))], radius)
     if config.preset == "paper" and config.expected is None:
         raise InputError(
             "preset paper needs the expected number of particles per training tomogram: give "
             "--expected N; to estimate it, count the particles in a typical box of the tomogram "
             "and multiply by the number of such boxes, or let --preset default estimate it"
         )
+    if config.preprocessing.working_radius is not None:
+        training = [_rescaled(*one, voxel_size) for one in training]
+        validation = validation and _rescaled(*validation, voxel_size)
+    tomograms = [tomogram for tomogram, _ in training]
     rng = np.random.default_rng([config.training.seed, 0])
     splits = [_split(particles, validation is None, config, rng) for _, particles in training]
     normalisations = [_normalisation(tomogram, config) for tomogram in tomograms]
@@ -100,7 +108,8 @@ def prepare(
                 (features.density, features.shape, kept.voxels)
                 for features, (kept, _) in zip(plain, splits, strict=True)
             ],
-            radius=config.radius_angstrom / voxel_size,
+            # 8 voxels and not 8 with a rounding error, which the filter would round up.
+            radius=round(config.radius_angstrom / voxel_size, 6),
         )
     core = config.labels.core_radius(radius)
     labelled, held = [], []
@@ -131,24 +140,36 @@ def prepare(
     )
 
 
-def _check(config: Config, tomograms: Sequence[Tomogram], radius: int, voxel_size: float) -> None:
+def _check(config: Config, tomograms: Sequence[Tomogram], radius: int) -> None:
     side = config.sampling.side
     if 2 * radius > side:
         raise InputError(
             f"the particle's diameter is {2 * radius} voxels, but the window is {side}: give a "
             "smaller --radius, or a larger window with --set sampling.side=N"
         )
+    first = tomograms[0]
     for tomogram in tomograms:
-        if abs(tomogram.voxel_size / voxel_size - 1) > 1e-2:
+        is_other = abs(tomogram.voxel_size / first.voxel_size - 1) > 1e-2
+        if is_other and config.preprocessing.working_radius is None:
             raise InputError(
                 f"{tomogram.name}: voxel size {tomogram.voxel_size:g} Å, but "
-                f"{tomograms[0].name} has {voxel_size:g} Å: train on tomograms of one voxel size"
+                f"{first.name} has {first.voxel_size:g} Å: train on tomograms of one voxel size, "
+                "or with --preset default, which rescales them"
             )
-        if 2 * radius > min(tomogram.shape):
+        across = 2 * voxel_radius(config.radius_angstrom, tomogram.voxel_size)
+        if across > min(tomogram.shape):
             raise InputError(
                 f"{tomogram.name}: {' x '.join(map(str, tomogram.shape))} voxels (z y x) cannot "
-                f"hold a particle {2 * radius} voxels across: check --radius and the voxel size"
+                f"hold a particle {across} voxels across: check --radius and the voxel size"
             )
+
+
+def _rescaled(
+    tomogram: Tomogram, particles: Particles, voxel_size: float
+) -> tuple[Tomogram, Particles]:
+    """Bring a tomogram to a voxel size, and count its particles' voxels as it has them then."""
+    tomogram = rescale(tomogram, voxel_size)
+    return tomogram, replace(particles, voxel_size=tomogram.voxel_size)
 
 
 def _split(

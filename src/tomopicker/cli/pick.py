@@ -59,7 +59,7 @@ def pick(
     default), or after the expected number of particles (preset paper).
     """
     from tomopicker.checkpoint import read_checkpoint
-    from tomopicker.cli.run import check_folder, choose_device, console
+    from tomopicker.cli.run import check_folder, choose_device, console, rescaling
     from tomopicker.inference import Cut, network_of
     from tomopicker.io.particles import check_format
     from tomopicker.io.tomograms import read_tomogram, tomogram_name
@@ -90,6 +90,9 @@ def pick(
     for path, files in zip(tomograms, outputs, strict=True):
         try:
             tomogram = read_tomogram(path, voxel_size=voxel_size)
+            note = rescaling(tomogram, description.config, description.voxel_size)
+            if note is not None:
+                console.print(note, soft_wrap=True)
             volume, picked = _pick_one(tomogram, checkpoint, network, cut, device)
         except InputError as error:
             if len(tomograms) == 1:
@@ -201,8 +204,10 @@ def _write(
     """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
     import numpy as np
 
+    from tomopicker.inference import scored_voxel_size
     from tomopicker.io.particles import write_particles
     from tomopicker.io.tomograms import write_volume
+    from tomopicker.labels import voxel_radius
     from tomopicker.report import PickList, save_figure, slice_figure
 
     files.out.mkdir(parents=True, exist_ok=True)
@@ -213,8 +218,10 @@ def _write(
         known = np.isfinite(scores)
         if not known.all():
             scores = np.where(known, scores, scores.min(where=known, initial=0))
-        write_volume(files.scores, scores, voxel_size=tomogram.voxel_size, overwrite=True)
-    radius = checkpoint.description.radius_voxels
+        voxel_size = scored_voxel_size(checkpoint, tomogram)
+        write_volume(files.scores, scores, voxel_size=voxel_size, overwrite=True)
+    # The picture shows the tomogram as it is, not as it was scored.
+    radius = voxel_radius(checkpoint.description.config.radius_angstrom, tomogram.voxel_size)
     figure = slice_figure(
         tomogram.data,
         [PickList(name="picks", voxels=picked.particles.voxels)],

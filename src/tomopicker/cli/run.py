@@ -215,6 +215,26 @@ def read_labelled(
     return list(zip(tomograms, tables, strict=True))
 
 
+def rescaling(tomogram: Tomogram, config: Config, voxel_size: float) -> str | None:
+    """Say that a tomogram is brought to the working voxel size; None where it is not.
+
+    Raises
+    ------
+    InputError
+        When it cannot be.
+    """
+    from tomopicker.rescale import rescaled_voxel_size
+
+    if config.preprocessing.working_radius is None:
+        return None
+    if rescaled_voxel_size(tomogram, voxel_size) == tomogram.voxel_size:
+        return None
+    return (
+        f"{tomogram.name}: {tomogram.voxel_size:g} Å voxels brought to {voxel_size:.3g} Å, at "
+        f"which the particle's radius is {config.radius_angstrom / voxel_size:.2g} voxels"
+    )
+
+
 def check_folder(folder: Path) -> None:
     """Refuse a folder for results that cannot be made or written, before hours of work for it."""
     if folder.exists() and not folder.is_dir():

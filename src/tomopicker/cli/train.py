@@ -94,7 +94,7 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Learn to find a particle from a few clicked ones."""
-    from tomopicker.cli.run import Run, choose_device, read_labelled
+    from tomopicker.cli.run import Run, choose_device, read_labelled, rescaling
     from tomopicker.config import preset as make_config
     from tomopicker.task import prepare
 
@@ -124,6 +124,10 @@ def train(
     task = prepare(config, labelled, validation)
     run = Run.resume(out) if resume else Run.create(out, config)
     with run:
+        for tomogram, _ in filter(None, (*labelled, validation)):
+            note = rescaling(tomogram, config, task.voxel_size)
+            if note is not None:
+                run.say(note)
         _report_task(run, task)
         checkpoint = _train(run, task, resume=resume, device=device)
         _finish(run, task, checkpoint, device=device)
@@ -158,7 +162,7 @@ def _report_task(run: Run, task: Task) -> None:
     where = task.validation_tomogram or "held out of the training picks"
     run.say(
         f"{clicks} particles to learn from in {len(task.training)} tomogram(s), {held} to validate "
-        f"on ({where}); radius {task.radius} voxels of {task.voxel_size:g} Å"
+        f"on ({where}); radius {task.radius} voxels of {task.voxel_size:.4g} Å"
     )
     run.say(
         f"Preset {task.config.preset}, objective {task.config.objective.name}, prior of the "
