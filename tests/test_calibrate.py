@@ -11,6 +11,7 @@ from tomopicker.calibrate import (
     estimate_count,
     false_discovery_rate,
     match_labelled,
+    probabilities,
 )
 
 
@@ -79,6 +80,62 @@ def test_the_false_discovery_rate_never_falls_down_the_list(scores, labelled):
     rate = false_discovery_rate(ranked, Labelled(scores=np.array(labelled), total=len(labelled)))
     assert (np.diff(rate) >= 0).all()
     assert ((rate >= 0) & (rate <= 1)).all()
+
+
+@settings(deadline=None)
+@given(
+    scores=st.lists(st.integers(-10, 10) | st.floats(-10, 10), max_size=60),
+    found=st.lists(st.integers(-10, 10) | st.floats(-10, 10), max_size=20),
+    missed=st.integers(0, 5),
+)
+def test_probabilities_never_rise_and_add_up_to_the_expected_hits(scores, found, missed):
+    ranked = np.sort(np.array(scores, dtype=np.float64))[::-1]
+    labelled = Labelled(scores=np.array(found, dtype=np.float64), total=len(found) + missed)
+    chances = probabilities(ranked, labelled)
+    assert chances.shape == ranked.shape
+    assert ((chances >= 0) & (chances <= 1)).all()
+    assert (np.diff(chances) <= 1e-12).all()
+    assert (chances[:-1][np.diff(ranked) == 0] == chances[1:][np.diff(ranked) == 0]).all()
+    possible = np.count_nonzero(ranked >= min(found, default=np.inf))
+    hits = estimate_count(ranked, labelled).estimate * len(found) / max(labelled.total, 1)
+    assert chances.sum() == pytest.approx(min(hits, possible))
+    assert not chances[possible:].any()
+
+
+def test_particles_apart_from_the_rest_are_certain_and_the_rest_is_not_theirs():
+    particles, false = np.linspace(10, 5, 200), np.linspace(4, 0, 1000)
+    labelled = Labelled(scores=particles[9::10], total=20)
+    chances = probabilities(np.concatenate([particles, false]), labelled)
+    assert (chances[:200] == 1).all()
+    assert (chances[200:] == 0).all()
+
+
+def test_probabilities_are_close_to_the_share_of_particles():
+    """Over twenty tomograms without labels; the scores are three standard deviations apart."""
+    rng = np.random.default_rng(0)
+    chances, true = [], []
+    for _ in range(20):
+        scores = np.concatenate([rng.normal(3, 1, 400), rng.normal(0, 1, 2000)])
+        order = np.argsort(-scores)
+        labelled = Labelled(scores=rng.normal(3, 1, 100), total=100)
+        chances.append(probabilities(scores[order], labelled))
+        true.append(order < 400)
+    stated, share = np.concatenate(chances), np.concatenate(true)
+    for low, high in ((0, 0.1), (0.1, 0.3), (0.3, 0.7), (0.7, 1.01)):
+        rows = (stated >= low) & (stated < high)
+        assert rows.sum() > 300
+        # Peaks above the deciding cut-off all count as particles, so those below come out low.
+        assert stated[rows].mean() == pytest.approx(share[rows].mean(), abs=0.15)
+    assert stated.sum() == pytest.approx(share.sum(), rel=0.1)
+
+
+def test_without_a_count_no_peak_has_a_probability():
+    scores = np.arange(6.0, 0, -1)
+    none_found = Labelled(scores=np.empty(0), total=3)
+    all_better = Labelled(scores=np.array([7.0, 8.0, 9.0]), total=3)
+    assert not probabilities(scores, none_found).any()
+    assert not probabilities(scores, all_better).any()
+    assert probabilities(np.empty(0), all_better).shape == (0,)
 
 
 def test_the_best_peak_near_a_label_is_that_particle():

@@ -3,6 +3,7 @@
 import csv
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -120,7 +121,7 @@ def test_picks_are_a_csv_and_a_relion5_star_of_the_tomograms_name(
     assert "sim_0002: 7 picks" in done.stderr
     out = tmp_path / "picks"
     assert (out / "sim_0002.png").is_file()
-    assert (out / "sim_0002.csv").read_text().splitlines()[0] == "x,y,z,score"
+    assert (out / "sim_0002.csv").read_text().splitlines()[0] == "x,y,z,score,probability"
     rows = rows_of(out / "sim_0002.csv")
     assert len(rows) == 7
     for axis, size in zip("xyz", (64, 64, 32), strict=True):
@@ -128,6 +129,42 @@ def test_picks_are_a_csv_and_a_relion5_star_of_the_tomograms_name(
     star = read_particles(out / "relion5" / "sim_0002.star", voxel_size=13.5, shape=(32, 64, 64))
     table = read_particles(out / "sim_0002.csv", voxel_size=13.5)
     np.testing.assert_allclose(star.voxels, table.voxels, atol=1e-3)
+
+
+def test_a_calibrated_run_tells_probabilities_and_what_other_lists_there_could_be(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    pick = ("pick", trained, simulated / "sim_0002.mrc", "--format", "csv", "--out", tmp_path)
+    done = tomopicker(*pick)
+    assert done.code == 0, done.stderr
+    told = re.search(
+        r"^  at a false-discovery rate of 5 %: (\d+) picks, 10 %: (\d+), 20 %: (\d+); "
+        r"about (\d+) particles are there \((\d+) to (\d+)\)$",
+        done.stderr,
+        re.MULTILINE,
+    )
+    assert told is not None, done.stderr
+    five, ten, twenty, count, low, high = map(int, told.groups())
+    assert five <= ten <= twenty
+    assert low <= count <= high
+    chances = [float(row["probability"]) for row in rows_of(tmp_path / "sim_0002.csv")]
+    assert chances == sorted(chances, reverse=True)
+    assert 1 >= chances[0] > 0
+    # The list of the rate that the line names has the length that it tells.
+    assert tomopicker(*pick, "--fdr", 0.2, "--force").code == 0
+    assert len(rows_of(tmp_path / "sim_0002.csv")) == twenty
+
+
+def test_a_run_that_is_not_calibrated_tells_no_probabilities(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    last = trained / "last.safetensors"
+    done = tomopicker(
+        "pick", last, simulated / "sim_0002.mrc", "--count", 3, "--out", tmp_path / "picks"
+    )
+    assert done.code == 0, done.stderr
+    assert "false-discovery" not in done.stderr
+    assert rows_of(tmp_path / "picks" / "sim_0002.csv")[0].keys() == {"x", "y", "z", "score"}
 
 
 def test_a_threshold_cuts_the_same_list_at_its_score(

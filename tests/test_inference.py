@@ -191,6 +191,26 @@ def test_a_calibrated_list_ends_by_itself_or_at_a_false_discovery_rate():
     assert 0 < len(strict.particles) <= 5
 
 
+def test_however_a_calibrated_list_ends_its_probabilities_are_those_of_the_tomogram():
+    scores, tomogram = _volume_of_peaks()
+    calibration = Calibration(labelled_scores=(8.0, 9.0, 11.0, 12.0), labelled=4, held_out=True)
+    checkpoint = _checkpoint(calibration=calibration, peaks__smoothing=0, peaks__subvoxel=False)
+    # 12 down to 8 are five peaks as good as the labelled ones; the other seven are worse.
+    for cut, chances in (
+        (Cut(), [1] * 5),
+        (Cut(count=3), [1] * 3),
+        (Cut(count=7), [1] * 5 + [0] * 2),
+        (Cut(threshold=9.5), [1] * 3),
+        (Cut(threshold=6.5), [1] * 5 + [0]),
+    ):
+        picked = pick(scores, tomogram, checkpoint, cut)
+        assert picked.particles.probabilities.tolist() == chances
+        assert picked.estimated.estimate == pytest.approx(5 / 0.875)
+        assert picked.lengths == {0.05: 5, 0.1: 5, 0.2: 5}
+    paper = pick(scores, tomogram, _checkpoint("paper"), Cut(count=3))
+    assert (paper.particles.probabilities, paper.estimated, paper.lengths) == (None, None, {})
+
+
 def test_a_false_discovery_rate_needs_a_calibrated_model():
     scores, tomogram = _volume_of_peaks()
     with pytest.raises(InputError, match="give --count or --threshold"):

@@ -1,5 +1,6 @@
 """Reading and writing particle lists, and giving picks to tomograms."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -137,6 +138,20 @@ def test_a_folder_in_place_of_a_file_is_refused(tmp_path: Path) -> None:
 def test_csv_is_x_y_z_score_in_voxels(tmp_path: Path) -> None:
     write_particles(tmp_path / "a.csv", particles((3, 2, 1.23456), scores=np.array([0.5])))
     assert (tmp_path / "a.csv").read_text() == "x,y,z,score\n1.2346,2.0000,3.0000,0.5\n"
+
+
+def test_csv_has_a_probability_where_the_particles_have_one(tmp_path: Path) -> None:
+    both = replace(
+        particles((3, 2, 1), (6, 5, 4), scores=np.array([2.0, 1.0])),
+        probabilities=np.array([1.0, 0.25]),
+    )
+    write_particles(tmp_path / "a.csv", both.select(np.array([1])))
+    assert (tmp_path / "a.csv").read_text() == (
+        "x,y,z,score,probability\n4.0000,5.0000,6.0000,1,0.2500\n"
+    )
+    assert len(read(tmp_path / "a.csv")) == 1
+    with pytest.raises(InputError, match="1 probabilities for 2 positions"):
+        replace(both, probabilities=np.array([0.5]))
 
 
 def test_csv_has_no_tomogram_column_unless_there_are_several(tmp_path: Path) -> None:

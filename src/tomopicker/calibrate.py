@@ -15,6 +15,7 @@ from math import sqrt
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.optimize import isotonic_regression
 from scipy.spatial import KDTree
 
 if TYPE_CHECKING:
@@ -122,6 +123,53 @@ def false_discovery_rate(scores: Floats, labelled: Labelled) -> Floats:
     found = count.estimate * labelled.recall(scores)
     rate = np.clip(1 - found / np.arange(1, len(scores) + 1), 0, 1)
     return np.minimum.accumulate(rate[::-1])[::-1]
+
+
+def probabilities(scores: Floats, labelled: Labelled) -> Floats:
+    """Chance that each peak is a particle.
+
+    N R(t) of the n(t) peaks above a cut-off t are particles, so the chance is how fast that number
+    grows with n. Both are known where a labelled particle scores, and a better peak has no smaller
+    chance: the chances are the slopes of the least concave majorant of (0, 0) and the points
+    (n(t), min(N R(t), n(t))), t a labelled score. That is the Grenander (1956) estimator of a
+    falling density, here of the particles over the ranks of the peaks, and the weighted isotonic
+    regression of the precision between one labelled score and the next.
+
+    Parameters
+    ----------
+    scores
+        (n,) scores in descending order of all peaks as good as the worst labelled particle;
+        further ones may follow.
+
+    Returns
+    -------
+    numpy.ndarray
+        (n,) from 0 to 1, never rising down the list, the same for equal scores. Their sum is the
+        expected number of particles in the list. Peaks below the worst labelled particle have 0.
+
+    Examples
+    --------
+    The best two peaks reach the second of three labelled particles, which counts half: 1.5 / 3 of
+    all. So there are 2 / 0.5 = 4 particles, and three peaks share the other two.
+
+    >>> labelled = Labelled(scores=np.array([9.0, 8.0, 1.0]), total=3)
+    >>> probabilities(np.array([9.0, 8.0, 3.0, 2.0, 1.0, 0.0]), labelled).round(2).tolist()
+    [1.0, 1.0, 0.67, 0.67, 0.67, 0.0]
+    """
+    chances = np.zeros(len(scores))
+    thresholds = np.unique(labelled.scores)
+    # Of several labelled scores between two peaks the lowest counts: it comes first.
+    lengths, first = np.unique(_above(scores, thresholds), return_index=True)
+    lengths, thresholds = lengths[lengths > 0], thresholds[first[lengths > 0]]
+    if len(lengths):
+        count = estimate_count(scores, labelled).estimate
+        hits = np.minimum(count * labelled.recall(thresholds), lengths)
+        peaks = np.diff(lengths, prepend=0)
+        precision = np.diff(hits, prepend=0) / peaks
+        slopes = isotonic_regression(precision, weights=peaks, increasing=False).x
+        # Rounding must not make a chance of more than one.
+        chances[: lengths[-1]] = np.repeat(np.clip(slopes, 0, 1), peaks)
+    return chances
 
 
 def automatic_length(scores: Floats, labelled: Labelled) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -17,6 +17,7 @@ from tomopicker.calibrate import (
     automatic_length,
     estimate_count,
     false_discovery_rate,
+    probabilities,
 )
 from tomopicker.checkpoint import check_weights
 from tomopicker.errors import InputError
@@ -36,9 +37,12 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from tomopicker.checkpoint import Checkpoint
+    from tomopicker.checkpoint import Calibration, Checkpoint
     from tomopicker.config import Config
-    from tomopicker.types import Tomogram
+    from tomopicker.types import Floats, Tomogram
+
+RATES = (0.05, 0.1, 0.2)
+"""False-discovery rates at which the length of a list is told, to show how much hangs on it."""
 
 _VOXEL_SIZE_TOLERANCE = 0.02
 """A particle 2 % larger or smaller is still the same particle to the network."""
@@ -58,11 +62,13 @@ class Picked:
     """The picks of one tomogram."""
 
     particles: Particles
-    """Best first; scores are logits."""
+    """Best first; scores are logits, with probabilities if the model was calibrated."""
     threshold: float | None
     """Score of the last pick; None without picks."""
     estimated: Count | None
-    """Number of particles in the tomogram, where it can be estimated."""
+    """Number of particles in the tomogram, if the model was calibrated."""
+    lengths: dict[float, int] = field(default_factory=dict)
+    """Number of picks at each of `RATES`, if the model was calibrated."""
 
 
 def score_tiles(
@@ -184,16 +190,9 @@ def find_particles(
     tuple
         (n, 3) centres in voxels ``z y x`` and (n,) scores, best first.
     """
-    settings = config.peaks
-    if settings.smoothing:
-        scores = _smooth(scores, settings.smoothing * radius)
-    peaks: Peaks = find_peaks(
-        scores, radius=settings.exclusion * radius, count=count, threshold=floor
-    )
-    centres = peaks.voxels.astype(np.float64)
-    if settings.subvoxel:
-        centres = refine(scores, peaks, radius=max(radius / 4, 1.0))
-    return centres, peaks.scores
+    scores = _smooth(scores, config, radius)
+    peaks = find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
+    return _centres(scores, peaks, config, radius), peaks.scores
 
 
 def pick(
@@ -203,7 +202,8 @@ def pick(
 
     The list ends after `cut.count` picks, above `cut.threshold`, or where the expected share of
     false picks passes `cut.fdr`. With nothing given it ends after the expected number of particles
-    in preset ``paper`` (section 3.4), and where the expected F1 is best in ``default``.
+    in preset ``paper`` (section 3.4), and where the expected F1 is best in ``default``. However it
+    ends, a calibrated model tells each pick's probability and what other lists there could be.
 
     Parameters
     ----------
@@ -232,44 +232,93 @@ def pick(
             "this model was not calibrated, so a false-discovery rate cannot be estimated: give "
             "--count or --threshold, or train with --preset default"
         )
-    labelled = None
-    if calibration is not None and (automatic or cut.fdr is not None):
-        labelled = Labelled(
-            scores=np.array(calibration.labelled_scores), total=calibration.labelled
-        )
-        length = MOST_PEAKS
-        floor = min(calibration.labelled_scores, default=0.0) - 1e-6
-    centres, ranked = find_particles(
-        scores, config, radius=description.radius_voxels, count=length, floor=floor
-    )
-    estimated = None
-    if labelled is not None:
-        estimated = estimate_count(ranked, labelled)
-        if cut.fdr is None:
-            kept = automatic_length(ranked, labelled)
-        else:
-            kept = int((false_discovery_rate(ranked, labelled) <= cut.fdr).sum())
-        # Particles do not fill more than half of a volume, whatever a poor model's peaks suggest.
-        most = scores.size // (2 * ball_voxels(description.radius_voxels))
-        kept = min(kept, max(most, 1))
-        centres, ranked = centres[:kept], ranked[:kept]
+    radius = description.radius_voxels
+    scores = _smooth(scores, config, radius)
+    judged = None
+    if calibration is not None:
+        judged = _judge(scores, calibration, config, radius)
+    if judged is not None and automatic:
+        peaks = judged.best(automatic_length(judged.peaks.scores, judged.labelled))
+    elif judged is not None and cut.fdr is not None:
+        peaks = judged.best(judged.length_at(cut.fdr))
+    else:
+        spacing = config.peaks.exclusion * radius
+        peaks = find_peaks(scores, radius=spacing, count=length, threshold=floor)
+    centres = _centres(scores, peaks, config, radius)
     # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
     centres = centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
     particles = Particles.from_voxels(
         np.minimum(centres, np.array(tomogram.shape) - 0.5),
         voxel_size=tomogram.voxel_size,
-        scores=ranked,
-        tomograms=[tomogram.name] * len(ranked),
+        scores=peaks.scores,
+        probabilities=None if judged is None else judged.chances(len(peaks)),
+        tomograms=[tomogram.name] * len(peaks),
     )
     return Picked(
         particles=particles,
-        threshold=float(ranked[-1]) if len(ranked) else None,
-        estimated=estimated,
+        threshold=float(peaks.scores[-1]) if len(peaks) else None,
+        estimated=None if judged is None else estimate_count(judged.peaks.scores, judged.labelled),
+        lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
     )
 
 
-def _smooth(scores: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Blur the scores; voxels of -inf stay so, and count as the lowest score to the others."""
+@dataclass(frozen=True, kw_only=True)
+class _Judged:
+    """All peaks of a tomogram that may be particles, and the labelled scores to judge them by."""
+
+    peaks: Peaks
+    """Down to the lowest labelled score."""
+    labelled: Labelled
+    most: int
+    """Particles that the tomogram can hold."""
+
+    def best(self, count: int) -> Peaks:
+        """The best peaks, not more than there can be particles."""
+        kept = min(count, self.most)
+        return Peaks(voxels=self.peaks.voxels[:kept], scores=self.peaks.scores[:kept])
+
+    def length_at(self, rate: float) -> int:
+        """Number of picks at a false-discovery rate."""
+        rates = false_discovery_rate(self.peaks.scores, self.labelled)
+        return min(int((rates <= rate).sum()), self.most)
+
+    def chances(self, count: int) -> Floats:
+        """(count,) probabilities of the best peaks; 0 below the lowest labelled score."""
+        chances = probabilities(self.peaks.scores, self.labelled)[:count]
+        return np.pad(chances, (0, count - len(chances)))
+
+
+def _judge(
+    scores: NDArray[np.float32], calibration: Calibration, config: Config, radius: float
+) -> _Judged:
+    """Find the peaks of smoothed scores, of which picks of any number are the first."""
+    lowest = min(calibration.labelled_scores, default=0.0) - 1e-6
+    peaks = find_peaks(
+        scores, radius=config.peaks.exclusion * radius, count=MOST_PEAKS, threshold=lowest
+    )
+    labelled = Labelled(scores=np.array(calibration.labelled_scores), total=calibration.labelled)
+    # Particles do not fill more than half of a volume, whatever a poor model's peaks suggest.
+    most = max(scores.size // (2 * ball_voxels(radius)), 1)
+    return _Judged(peaks=peaks, labelled=labelled, most=most)
+
+
+def _centres(
+    scores: NDArray[np.float32], peaks: Peaks, config: Config, radius: float
+) -> NDArray[np.float64]:
+    """Centres (n, 3) ``z y x`` of the peaks of smoothed scores, between voxels if configured."""
+    if config.peaks.subvoxel:
+        return refine(scores, peaks, radius=max(radius / 4, 1.0))
+    return peaks.voxels.astype(np.float64)
+
+
+def _smooth(scores: NDArray[np.float32], config: Config, radius: float) -> NDArray[np.float32]:
+    """Blur the scores if configured.
+
+    Voxels of -inf stay so, and count as the lowest score to the others.
+    """
+    if not config.peaks.smoothing:
+        return scores
+    sigma = config.peaks.smoothing * radius
     unknown = np.isneginf(scores)
     if unknown.any():
         scores = np.where(unknown, scores[~unknown].min(initial=0), scores)

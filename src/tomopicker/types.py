@@ -62,6 +62,8 @@ class Particles:
     """Of the tomogram the particles were picked in, ångström."""
     scores: Floats | None = None
     """(n,), higher is more certain; None when the source gives none."""
+    probabilities: Floats | None = None
+    """(n,), chance that each is a particle; None where it cannot be estimated."""
     tomograms: tuple[str, ...] = field(default=())
     """(n,) tomogram names; empty when the source names none."""
 
@@ -69,7 +71,12 @@ class Particles:
         count = len(self.positions)
         if self.positions.shape != (count, 3):
             raise InputError(f"positions must be (n, 3), got {self.positions.shape}")
-        for name, column in (("scores", self.scores), ("tomograms", self.tomograms or None)):
+        columns = {
+            "scores": self.scores,
+            "probabilities": self.probabilities,
+            "tomograms": self.tomograms or None,
+        }
+        for name, column in columns.items():
             if column is not None and len(column) != count:
                 raise InputError(f"{len(column)} {name} for {count} positions")
         if not np.isfinite(self.positions).all():
@@ -86,6 +93,7 @@ class Particles:
         *,
         voxel_size: float,
         scores: Floats | None = None,
+        probabilities: Floats | None = None,
         tomograms: Sequence[str] = (),
     ) -> Particles:
         """Make a table from (n, 3) voxel coordinates ``z y x``.
@@ -98,6 +106,7 @@ class Particles:
             positions=zyx[:, ::-1] * voxel_size,
             voxel_size=voxel_size,
             scores=scores,
+            probabilities=probabilities,
             tomograms=tuple(tomograms),
         )
 
@@ -113,6 +122,7 @@ class Particles:
             self,
             positions=self.positions[rows],
             scores=None if self.scores is None else self.scores[rows],
+            probabilities=None if self.probabilities is None else self.probabilities[rows],
             tomograms=tuple(self.tomograms[row] for row in rows) if self.tomograms else (),
         )
 

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import nn
 
+    from tomopicker.calibrate import Count
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.inference import Cut, Picked
     from tomopicker.types import Tomogram
@@ -103,6 +104,8 @@ def pick(
             continue
         _write(files, tomogram, picked, checkpoint, volume if scores else None)
         console.print(_summary(tomogram, picked), soft_wrap=True)
+        if picked.estimated is not None:
+            console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
     if failures:
         raise InputError(f"{failures[0]} ({len(failures)} of {len(tomograms)} tomograms left out)")
 
@@ -248,10 +251,21 @@ def _summary(tomogram: Tomogram, picked: Picked) -> str:
         text += " (none scores high enough; to see the best ones give --count)"
     if picked.threshold is not None:
         text += f", scores down to {picked.threshold:.2f}"
-    if picked.estimated is not None:
-        count = picked.estimated
-        text += (
-            f"; about {count.estimate:.0f} particles in the tomogram "
-            f"({count.low:.0f} to {count.high:.0f})"
-        )
     return text
+
+
+def _sensitivity(lengths: dict[float, int], count: Count) -> str:
+    """Tell how much the list's length hangs on the share of false picks that is accepted.
+
+    >>> from tomopicker.calibrate import Count
+    >>> line = _sensitivity({0.05: 120, 0.1: 150}, Count(estimate=170.2, low=130.0, high=220.0))
+    >>> for part in line.split("; "):
+    ...     print(part.strip())
+    at a false-discovery rate of 5 %: 120 picks, 10 %: 150
+    about 170 particles are there (130 to 220)
+    """
+    (rate, picks), *others = lengths.items()
+    text = f"  at a false-discovery rate of {100 * rate:.0f} %: {picks} picks"
+    text += "".join(f", {100 * rate:.0f} %: {picks}" for rate, picks in others)
+    between = f"({count.low:.0f} to {count.high:.0f})"
+    return f"{text}; about {count.estimate:.0f} particles are there {between}"

@@ -69,7 +69,8 @@ def read_csv(path: Path, frame: Frame) -> Particles:
 def write_csv(path: Path, particles: Particles, frame: Frame, *, overwrite: bool = False) -> None:
     """Write ``x,y,z,score`` in the frame's voxels, without a score when the particles have none.
 
-    A column `tomogram` follows when the particles are of several tomograms.
+    A column `probability` follows when they have one, and a column `tomogram` when they are of
+    several tomograms.
 
     Raises
     ------
@@ -83,6 +84,8 @@ def write_csv(path: Path, particles: Particles, frame: Frame, *, overwrite: bool
     if particles.scores is not None:
         # Nine digits tell every float32 from the next, so the ranking survives.
         columns["score"] = [f"{score:.9g}" for score in particles.scores]
+    if particles.probabilities is not None:
+        columns["probability"] = [f"{chance:.4f}" for chance in particles.probabilities]
     if len(set(particles.tomograms)) > 1:
         columns["tomogram"] = [_quoted(name) for name in particles.tomograms]
     lines = [",".join(columns), *map(",".join, zip(*columns.values(), strict=True))]
