@@ -4,10 +4,12 @@ import numpy as np
 import pytest
 import torch
 
+from tomopicker.checkpoint import read_checkpoint, write_checkpoint
 from tomopicker.config import Training, preset
 from tomopicker.errors import InputError
 from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED, ball_voxels
 from tomopicker.network import build
+from tomopicker.pretrained import pretrained_weights
 from tomopicker.task import prepare
 from tomopicker.training import (
     Epoch,
@@ -312,3 +314,37 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy():
     task = _task("default", training__learning_rate=1e30)
     with pytest.raises(FloatingPointError, match=r"--set training\.learning_rate="):
         list(fit(task))
+
+
+def test_a_run_from_pretrained_weights_is_saved_and_resumed_to_the_same_result(tmp_path):
+    overrides = {"training.epochs": 2, "sampling.steps_per_epoch": 1, "training.batch": 2}
+    config = preset("default", radius_angstrom=40, voxel_size=10.0, overrides=overrides)
+    tomogram, particles = _tomogram(1)
+    task = prepare(config, [(tomogram, particles.select(np.arange(8)))])
+    first, second = _epochs(task)
+    write_checkpoint(tmp_path / "checkpoint.safetensors", first.checkpoint)
+    (resumed,) = _epochs(task, resume=read_checkpoint(tmp_path / "checkpoint.safetensors"))
+    for name, tensor in second.checkpoint.weights.items():
+        assert torch.equal(tensor, resumed.checkpoint.weights[name]), name
+
+
+def test_the_fewer_clicks_the_nearer_the_kept_weights_are_to_the_pretrained_ones():
+    distances = []
+    for worth in (0.0, 8.0, 1e9):
+        overrides = {
+            "training.epochs": 1,
+            "sampling.steps_per_epoch": 1,
+            "training.batch": 2,
+            "training.start_worth": worth,
+        }
+        config = preset("default", radius_angstrom=40, voxel_size=10.0, overrides=overrides)
+        tomogram, particles = _tomogram(1)
+        task = prepare(config, [(tomogram, particles.select(np.arange(10)))])  # 8 to train on
+        (epoch,) = _epochs(task)
+        first = pretrained_weights(config.network)
+        name = "core.head.weight"
+        distances.append(float((epoch.checkpoint.weights[name] - first[name]).norm()))
+    whole, half, none = distances
+    assert whole > 0
+    assert half == pytest.approx(whole / 2, rel=1e-3)
+    assert none < 1e-6 * whole

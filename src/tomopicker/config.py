@@ -17,6 +17,7 @@ PresetName: TypeAlias = Literal["default", "paper"]
 ObjectiveName: TypeAlias = Literal["pn", "pu", "kl", "balanced-pu"]
 
 Positive = Annotated[float, Field(gt=0)]
+NotNegative = Annotated[float, Field(ge=0)]
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Channels = Annotated[
     tuple[Annotated[int, Field(gt=0, le=4096)], ...], Field(min_length=1, max_length=8)
@@ -109,6 +110,12 @@ class Training(Stage):
     """Passes over all windows; an epoch of `crops` is `sampling.steps_per_epoch` batches."""
     batch: Annotated[int, Field(gt=0)] = 8
     """Windows in one step."""
+    start: Literal["random", "pretrained"] = "random"
+    """First weights: random, or learned on simulations of many particles and shipped with it. With
+    another network than its own `default` starts at random, and then wants twice the epochs."""
+    start_worth: NotNegative = 0.0
+    """Clicks that pretrained first weights are worth: the weights kept after n clicks are a mean of
+    the trained and the first ones, in the proportion of n to this."""
     learning_rate: Positive = 2e-3
     """Of Adam, in the first epoch."""
     schedule: Literal["plateau", "cosine"] = "plateau"
@@ -222,6 +229,8 @@ def preset(
     stages: dict[str, dict[str, Any]] = {}
     if name == "default":
         stages = {stage: dict(values) for stage, values in _DEFAULT.items()}
+        if any(dotted.startswith("network.") for dotted in overrides or {}):
+            stages["training"]["start"] = "random"  # the shipped weights are of one network
     for dotted, value in (overrides or {}).items():
         stage, _, setting = dotted.partition(".")
         # The fields that are no stage (preset, radius, expected) have options of their own.
@@ -258,12 +267,20 @@ _DEFAULT: dict[str, dict[str, Any]] = {
     "network": {
         "architecture": "space-to-depth",
         "block": "plain",
-        "channels": (32, 64, 128),
+        "channels": (24, 48, 96),
         "filter_channel": True,
     },
     "objective": {"name": "balanced-pu"},
     "sampling": {"method": "crops", "steps_per_epoch": 20, "augment": True},
-    "training": {"epochs": 20, "batch": 6, "schedule": "cosine", "ema": 0.98, "keep": "last"},
+    "training": {
+        "start": "pretrained",
+        "start_worth": 20.0,
+        "epochs": 10,
+        "batch": 6,
+        "schedule": "cosine",
+        "ema": 0.98,
+        "keep": "last",
+    },
     "inference": {"method": "whole"},
     "peaks": {"exclusion": 0.8, "smoothing": 0.1, "subvoxel": True},
 }

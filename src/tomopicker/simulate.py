@@ -17,7 +17,7 @@ from pydantic import Field
 from scipy import fft, ndimage
 from scipy.spatial.transform import Rotation
 
-from tomopicker.config import Fraction, Positive, Stage
+from tomopicker.config import Fraction, NotNegative, Positive, Stage
 from tomopicker.errors import InputError
 from tomopicker.types import Floats, Particles, Shape
 
@@ -34,7 +34,6 @@ PHASE_PLATE = {"phase_shift_degrees": 90.0, "defocus_micrometres": 0.5}
 """Settings that differ when a phase plate was used: low frequencies show, and so does contrast."""
 
 Count = Annotated[int, Field(ge=0)]
-NotNegative = Annotated[float, Field(ge=0)]
 
 
 class Simulation(Stage):

@@ -20,6 +20,7 @@ from tomopicker.inference import find_particles, network_of, score
 from tomopicker.labels import IGNORED, POSITIVE
 from tomopicker.network import build
 from tomopicker.objectives import objective
+from tomopicker.pretrained import pretrained_weights
 from tomopicker.task import Labelled, Task
 from tomopicker.types import Window
 from tomopicker.windows import cut, grid
@@ -85,7 +86,13 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
     """
     settings = task.config.training
     torch.manual_seed(settings.seed)
-    network = build(task.config.network).to(device)
+    network = build(task.config.network)
+    first: dict[str, Tensor] | None = None
+    if settings.start == "pretrained":
+        first = pretrained_weights(task.config.network)
+        load_weights(network, first)
+        first = {name: tensor.to(device) for name, tensor in first.items()}
+    network.to(device)
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
     average: dict[str, Tensor] | None = None
     history: list[dict[str, float | None]] = []
@@ -124,7 +131,8 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
             if settings.ema:
                 average = _averaged(average, network, settings.ema, steps_done)
             yield Step(epoch=number, step=step, steps=len(batches), loss=losses[-1])
-        with _weights(network, average):
+        kept = _kept(task, network, average, first)
+        with _weights(network, kept):
             measure = _validate(network, task, validation, device)
         row: dict[str, float | None] = {
             "epoch": number,
@@ -142,7 +150,7 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
             # Averaged weights at the end of a falling rate are better than a measure on a few
             # held-out particles can tell, so `default` keeps the last epoch.
             is_kept=settings.keep == "last" or measure > max(earlier, default=-1.0),
-            checkpoint=_checkpoint(task, network, optimiser, average, history),
+            checkpoint=_checkpoint(task, network, optimiser, average, kept, history),
         )
 
 
@@ -343,14 +351,38 @@ def _averaged(
     }
 
 
+def _kept(
+    task: Task,
+    network: nn.Module,
+    average: dict[str, Tensor] | None,
+    first: dict[str, Tensor] | None,
+) -> dict[str, Tensor]:
+    """Weights to pick with: the trained ones, or between them and the pretrained first ones.
+
+    The mean over a straight line of weights keeps what was learned on many particles and adds what
+    the clicks teach (Wortsman et al. 2022); alone, few clicks are learned by heart. Its share grows
+    with the number of clicks n as n / (n + `training.start_worth`).
+    """
+    trained = average or {
+        name: tensor.detach().clone() for name, tensor in network.state_dict().items()
+    }
+    if first is None:
+        return trained
+    clicks = sum(len(part.centres) for part in task.training)
+    share = clicks / (clicks + task.config.training.start_worth)
+    return {
+        name: torch.lerp(first[name], tensor, share)
+        if tensor.is_floating_point()
+        else tensor.clone()
+        for name, tensor in trained.items()
+    }
+
+
 @contextmanager
-def _weights(network: nn.Module, average: dict[str, Tensor] | None) -> Iterator[None]:
-    """Lend the averaged weights to the network."""
-    if average is None:
-        yield
-        return
+def _weights(network: nn.Module, kept: dict[str, Tensor]) -> Iterator[None]:
+    """Lend other weights to the network."""
     own = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
-    network.load_state_dict(average)
+    network.load_state_dict(kept)
     try:
         yield
     finally:
@@ -362,6 +394,7 @@ def _checkpoint(
     network: nn.Module,
     optimiser: torch.optim.Adam,
     average: dict[str, Tensor] | None,
+    kept: dict[str, Tensor],
     history: Sequence[dict[str, float | None]],
 ) -> Checkpoint:
     weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
@@ -369,9 +402,11 @@ def _checkpoint(
     for name, parameter in network.named_parameters():
         for key, tensor in optimiser.state[parameter].items():
             training[f"adam.{key}.{name}"] = tensor.detach().clone()
-    if average is not None:
+    # What training goes on from, where it is not what is picked with.
+    if average is not None or task.config.training.start == "pretrained":
         training |= {f"weights.{name}": tensor for name, tensor in weights.items()}
-        weights = average
+    if average is not None and kept is not average:
+        training |= {f"average.{name}": tensor for name, tensor in average.items()}
     description = Description(
         config=task.config,
         voxel_size=task.voxel_size,
@@ -388,7 +423,7 @@ def _checkpoint(
         epoch=len(history),
         history=tuple(history),
     )
-    return Checkpoint(description=description, weights=weights, training=training)
+    return Checkpoint(description=description, weights=kept, training=training)
 
 
 def _restore(
@@ -412,14 +447,17 @@ def _restore(
             "--out folder"
         )
     state = checkpoint.training
+    device = next(network.parameters()).device
+
+    def stored(kind: str) -> dict[str, Tensor]:
+        """Weights of one kind; a checkpoint of an earlier version has only those it picks with."""
+        found = {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)}
+        return found or checkpoint.weights
+
+    load_weights(network, stored("weights."))
     average = None
     if task.config.training.ema:
-        device = next(network.parameters()).device
-        average = {name: tensor.to(device) for name, tensor in checkpoint.weights.items()}
-        raw = {k.removeprefix("weights."): v for k, v in state.items() if k.startswith("weights.")}
-        load_weights(network, raw)
-    else:
-        load_weights(network, checkpoint.weights)
+        average = {name: tensor.to(device) for name, tensor in stored("average.").items()}
     for name, parameter in network.named_parameters():
         optimiser.state[parameter] = {
             key: state[f"adam.{key}.{name}"].to(parameter.device if key != "step" else "cpu")
