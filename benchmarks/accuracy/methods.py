@@ -30,9 +30,9 @@ TOLERANCE = 10 / 12
 """Particle radii within which a pick counts: the paper's 10 voxels at a radius of 12."""
 
 WITHOUT: dict[str, dict[str, object]] = {
-    "pretraining": {"training.start": "random", "training.epochs": 20},
+    "pretraining": {"training.start": "random"},
     "mean-of-weights": {"training.start_worth": 0.0},
-    "filter": {"network.filter_channel": False, "training.epochs": 20},
+    "filter": {"network.filter_channel": False},
     "core": {"labels.core": 1.0},
     "augmentation": {"sampling.augment": False},
     "average": {"training.ema": 0.0},

@@ -112,7 +112,7 @@ class Training(Stage):
     """Windows in one step."""
     start: Literal["random", "pretrained"] = "random"
     """First weights: random, or learned on simulations of many particles and shipped with it. With
-    another network than its own `default` starts at random, and then wants twice the epochs."""
+    another network than its own `default` starts at random."""
     start_worth: NotNegative = 0.0
     """Clicks that pretrained first weights are worth: the weights kept after n clicks are a mean of
     the trained and the first ones, in the proportion of n to this."""
@@ -275,7 +275,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
     "training": {
         "start": "pretrained",
         "start_worth": 20.0,
-        "epochs": 10,
+        "epochs": 20,
         "batch": 6,
         "schedule": "cosine",
         "ema": 0.98,
