@@ -24,7 +24,7 @@ and to `tomopicker benchmark`, as `--set NAME=VALUE`:
 
 ```
 tomopicker train TS_01.mrc --picks clicks.csv --radius 150A --out run \\
-  --set training.batch=4 --set sampling.augment=false --set 'network.channels=[24,48,96]'
+  --set training.batch=4 --set sampling.augment=false --set 'network.channels=[32,64,128]'
 ```
 
 A list is written in brackets and in quotes, a switch as `true` or `false`. An unknown name or a

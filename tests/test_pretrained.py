@@ -1,5 +1,7 @@
 """The shipped weights find particles that they have never seen, and refuse another network."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -42,6 +44,24 @@ def test_another_network_is_refused_with_the_remedy(change, named):
         pretrained_weights(settings)
 
 
+@pytest.mark.parametrize(
+    ("overrides", "start"),
+    [
+        ({}, "pretrained"),
+        ({"network.dropout": 0.1}, "pretrained"),
+        ({"network.channels": [24, 48, 96]}, "pretrained"),
+        ({"network.channels": [32, 64, 128]}, "random"),
+        ({"network.filter_channel": False}, "random"),
+        ({"training.start": "random"}, "random"),
+    ],
+)
+def test_default_starts_from_them_unless_its_network_is_another_one(overrides, start):
+    settings = preset("default", radius_angstrom=120, voxel_size=20.0, overrides=overrides)
+    assert settings.training.start == start
+    if start == "pretrained":
+        build(settings.network).load_state_dict(pretrained_weights(settings.network))
+
+
 @pytest.fixture(scope="module")
 def task():
     """A simulated tomogram with ten of its particles clicked."""
@@ -76,9 +96,7 @@ def test_training_from_them_starts_at_a_lower_loss_than_from_random_weights(task
     losses = {}
     for start in ("pretrained", "random"):
         settings = task.config.training.model_copy(update={"start": start})
-        other = type(task)(
-            **{**vars(task), "config": task.config.model_copy(update={"training": settings})}
-        )
+        other = replace(task, config=task.config.model_copy(update={"training": settings}))
         first = next(event for event in fit(other) if isinstance(event, Step))
         losses[start] = first.loss
     assert losses["pretrained"] < losses["random"] - 0.1

@@ -229,8 +229,6 @@ def preset(
     stages: dict[str, dict[str, Any]] = {}
     if name == "default":
         stages = {stage: dict(values) for stage, values in _DEFAULT.items()}
-        if any(dotted.startswith("network.") for dotted in overrides or {}):
-            stages["training"]["start"] = "random"  # the shipped weights are of one network
     for dotted, value in (overrides or {}).items():
         stage, _, setting = dotted.partition(".")
         # The fields that are no stage (preset, radius, expected) have options of their own.
@@ -250,7 +248,7 @@ def preset(
             radius = min(radius, working)
         stages["sampling"].setdefault("side", _crop_side(radius))
     try:
-        return Config.model_validate(
+        config = Config.model_validate(
             {"preset": name, "radius_angstrom": radius_angstrom, "expected": expected, **stages}
         )
     except ValidationError as error:
@@ -259,6 +257,13 @@ def preset(
         raise InputError(
             f"{where or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
         ) from error
+    if name == "default" and "training.start" not in (overrides or {}):
+        # The shipped weights are of one network, and of any dropout, which has no weights.
+        shipped = Network.model_validate(_DEFAULT["network"] | {"dropout": config.network.dropout})
+        if config.network != shipped:
+            training = config.training.model_copy(update={"start": "random"})
+            config = config.model_copy(update={"training": training})
+    return config
 
 
 _DEFAULT: dict[str, dict[str, Any]] = {
