@@ -249,6 +249,10 @@ PAPER = ("--radius", "60A", "--preset", "paper", "--set", "sampling.stride=16")
         (("--radius", "60A", "--set", "lunch.batch=4"), ("lunch.batch: no such setting",)),
         (("--radius", "60A", "--set", "training.lunch=4"), ("training.lunch",)),
         (("--radius", "60A", "--set", "training.batch=-4"), ("training.batch", "greater than 0")),
+        (
+            ("--radius", "60A", "--set", "training.start_worth=Infinity"),
+            ("training.start_worth", "finite number"),
+        ),
         (("--radius", "60A", "--set", "network.channels=[]"), ("network.channels",)),
         (("--radius", "60A", "--set", "network.channels=[4,0]"), ("network.channels",)),
         (("--radius", "60A", "--set", "sampling.side=15"), ("multiple of 4, got 15; try 16",)),

@@ -27,8 +27,11 @@ Channels = Annotated[
 class Stage(BaseModel):
     """The settings of one stage: frozen, and an unknown name is an error."""
 
-    # The texts below the fields are their descriptions in docs/settings.md.
-    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+    # The texts below the fields are their descriptions in docs/settings.md. A checkpoint's JSON
+    # cannot hold numbers that are not finite.
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True
+    )
 
 
 class Preprocessing(Stage):
