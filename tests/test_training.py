@@ -316,8 +316,14 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy():
         list(fit(task))
 
 
-def test_a_run_from_pretrained_weights_is_saved_and_resumed_to_the_same_result(tmp_path):
-    overrides = {"training.epochs": 2, "sampling.steps_per_epoch": 1, "training.batch": 2}
+@pytest.mark.parametrize("ema", [0.98, 0.0])
+def test_a_run_from_pretrained_weights_is_saved_and_resumed_to_the_same_result(tmp_path, ema):
+    overrides = {
+        "training.epochs": 2,
+        "training.ema": ema,
+        "training.batch": 2,
+        "sampling.steps_per_epoch": 2,  # after one the average is still the weights
+    }
     config = preset("default", radius_angstrom=40, voxel_size=10.0, overrides=overrides)
     tomogram, particles = _tomogram(1)
     task = prepare(config, [(tomogram, particles.select(np.arange(8)))])

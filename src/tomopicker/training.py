@@ -450,7 +450,7 @@ def _restore(
     device = next(network.parameters()).device
 
     def stored(kind: str) -> dict[str, Tensor]:
-        """Weights of one kind; a checkpoint of an earlier version has only those it picks with."""
+        """Weights of one kind, which are those picked with where none were stored apart."""
         found = {k.removeprefix(kind): v for k, v in state.items() if k.startswith(kind)}
         return found or checkpoint.weights
 

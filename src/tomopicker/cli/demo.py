@@ -74,8 +74,8 @@ Everything is in {out}/
   data/       two simulated tomograms (.mrc) and where their particles are (.csv)
   clicks.csv  the {clicks} particles that were "clicked"
   run/        the trained model: best.safetensors, the settings, log, metrics and their plot
-  picks/      picks of the unseen tomogram: sim_0002.csv (x, y, z in voxels, score),
-              relion5/sim_0002.star, and a picture
+  picks/      picks of the unseen tomogram: sim_0002.csv (x, y, z in voxels, score,
+              probability), relion5/sim_0002.star, and a picture
   picks.png   a slice of it with the truth in blue and the picks in green; open it
 
 On your own data, with about 100 particles clicked in one tomogram (x,y,z in voxels):
