@@ -4,9 +4,13 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOPED := $(VENV)/.developed
+ACCURACY := template,filter-5,filter-10,filter-25,filter-100,paper-pn,paper-pu,paper-kl,supervised,$\
+default-10,default-25,default-50,default-100,default-200,ceiling,$\
+default-100:pretraining,default-100:mean-of-weights,default-100:filter,default-100:core,$\
+default-100:augmentation,default-100:average,default-100:pu
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check docs bench bench-paper clean
+.PHONY: demo test check docs bench bench-paper bench-accuracy clean
 
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
@@ -22,10 +26,16 @@ check: $(DEVELOPED)
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_settings.py
 
-bench: bench-paper
+bench: bench-paper bench-accuracy
 
 bench-paper: $(INSTALLED)
 	$(BIN)/python benchmarks/paper_setting.py
+
+# DATA is a folder with densities/ and ts037/; see benchmarks/accuracy/tomograms.py.
+bench-accuracy: $(INSTALLED)
+	$(BIN)/python benchmarks/accuracy/tomograms.py $(if $(DATA),--data $(DATA))
+	$(BIN)/python benchmarks/accuracy/methods.py $(if $(DATA),--data $(DATA)) --methods $(ACCURACY)
+	$(BIN)/python benchmarks/accuracy/table.py
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)

@@ -10,7 +10,15 @@ from tomopicker.checkpoint import Calibration, Checkpoint, Description, Priors
 from tomopicker.config import preset
 from tomopicker.errors import InputError
 from tomopicker.features import compute_features
-from tomopicker.inference import Cut, features_of, network_of, pick, score, score_tiles
+from tomopicker.inference import (
+    Cut,
+    features_of,
+    find_particles,
+    network_of,
+    pick,
+    score,
+    score_tiles,
+)
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.network import build
 from tomopicker.preprocess import Normalisation
@@ -224,3 +232,21 @@ def test_an_automatic_list_never_fills_more_than_half_of_the_volume():
     calibration = Calibration(labelled_scores=(-50.0, -40.0), labelled=2, held_out=True)
     picked = pick(scores, tomogram, _checkpoint(calibration=calibration), Cut())
     assert 0 < len(picked.particles) <= 29 * 29 * 58 // (2 * 123)
+
+
+def test_no_peak_is_taken_within_the_margin_of_a_face_nor_hides_one_beyond_it():
+    scores = np.full((24, 24, 24), -5.0, dtype=np.float32)
+    scores[0, 12, 12], scores[3, 12, 12] = 9.0, 7.0  # the best one is on a face
+    overrides = {"peaks.smoothing": 0.0, "peaks.subvoxel": False, "peaks.exclusion": 1.0}
+    found = {}
+    for margin in (0.0, 0.5):
+        config = preset(
+            "default",
+            radius_angstrom=50,
+            voxel_size=10.0,
+            overrides=overrides | {"peaks.margin": margin},
+        )
+        centres, _ = find_particles(scores, config, radius=5, count=10, floor=0.0)
+        found[margin] = centres.tolist()
+    assert found == {0.0: [[0, 12, 12]], 0.5: [[3, 12, 12]]}
+    assert scores[0, 12, 12] == 9.0  # the volume of scores is not changed

@@ -216,7 +216,6 @@ def _filter(name, clicks, seed, options):
     """The radial matched filter alone."""
     from tomopicker.features import Features, compute_features
     from tomopicker.matched_filter import learn_filter
-    from tomopicker.peaks import find_peaks, refine
     from tomopicker.preprocess import Normalisation
 
     tomogram, particles = _load(options, name, "train")
@@ -230,8 +229,7 @@ def _filter(name, clicks, seed, options):
         tomogram, truth = _load(options, name, part)
         normalisation = Normalisation.of(tomogram.data, source=part)
         scores = compute_features(tomogram, normalisation, radial).correlation
-        peaks = find_peaks(scores, radius=0.8 * radius, count=_MOST)
-        return _measure(name, refine(scores, peaks, radius=radius / 4), peaks.scores, truth)
+        return _measure(name, *_peaks(name, scores), truth)
 
     return search
 
@@ -240,16 +238,13 @@ def _template(name, options):
     """Template matching with the true map, at each tomogram's own optics."""
     from template_matching import match
 
-    from tomopicker.peaks import find_peaks, refine
     from tomopicker.simulate import TARGET
 
     def search(part: str) -> dict[str, object]:
         tomogram, truth = _load(options, name, part)
         settings, templates, _ = describe(*name.split("-"), part, options.data)
         scores = match(np.asarray(tomogram.data), templates[TARGET], settings)
-        peaks = find_peaks(scores, radius=0.8 * settings.radius, count=_MOST)
-        centres = refine(scores, peaks, radius=settings.radius / 4)
-        return _measure(name, centres, peaks.scores, truth)
+        return _measure(name, *_peaks(name, scores), truth)
 
     return search
 
@@ -325,6 +320,17 @@ def _supervised(name, clicks, seed, options):
 
 
 _MOST = 3000
+
+
+def _peaks(name, scores):
+    """Peaks of a correlation, taken as `default` takes its own."""
+    from tomopicker.config import preset
+    from tomopicker.inference import find_particles
+    from tomopicker.labels import voxel_radius
+
+    config = preset("default", radius_angstrom=_radius(name), voxel_size=VOXEL_SIZE)
+    radius = voxel_radius(_radius(name), VOXEL_SIZE)
+    return find_particles(scores, config, radius=radius, count=_MOST, floor=-np.inf)
 
 
 def _measure(name, centres, scores, truth) -> dict[str, object]:

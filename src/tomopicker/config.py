@@ -155,6 +155,9 @@ class Peaks(Stage):
     """Least distance between two picks, in particle radii."""
     smoothing: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Gaussian sigma, in particle radii, that the scores are smoothed with before picking."""
+    margin: Annotated[float, Field(ge=0, le=10)] = 0.0
+    """Least distance of a peak from the volume's faces, in particle radii: a face cuts particles and
+    makes dark places of other things."""
     subvoxel: bool = False
     """Move each pick to the centre of its peak."""
 
@@ -290,7 +293,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
         "keep": "last",
     },
     "inference": {"method": "whole"},
-    "peaks": {"exclusion": 0.8, "smoothing": 0.1, "subvoxel": True},
+    "peaks": {"exclusion": 0.8, "smoothing": 0.1, "margin": 0.5, "subvoxel": True},
 }
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -190,7 +191,7 @@ def find_particles(
     tuple
         (n, 3) centres in voxels ``z y x`` and (n,) scores, best first.
     """
-    scores = _smooth(scores, config, radius)
+    scores = _for_peaks(scores, config, radius)
     peaks = find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
     return _centres(scores, peaks, config, radius), peaks.scores
 
@@ -233,7 +234,7 @@ def pick(
             "--count or --threshold, or train with --preset default"
         )
     radius = description.radius_voxels
-    scores = _smooth(scores, config, radius)
+    scores = _for_peaks(scores, config, radius)
     judged = None
     if calibration is not None:
         judged = _judge(scores, calibration, config, radius)
@@ -311,14 +312,22 @@ def _centres(
     return peaks.voxels.astype(np.float64)
 
 
-def _smooth(scores: NDArray[np.float32], config: Config, radius: float) -> NDArray[np.float32]:
-    """Blur the scores if configured.
-
-    Voxels of -inf stay so, and count as the lowest score to the others.
-    """
-    if not config.peaks.smoothing:
+def _for_peaks(scores: NDArray[np.float32], config: Config, radius: float) -> NDArray[np.float32]:
+    """Blur the scores, and set those near the volume's faces to -inf, if configured."""
+    settings = config.peaks
+    if settings.smoothing:
+        scores = _smooth(scores, settings.smoothing * radius)
+    margin = ceil(settings.margin * radius)
+    if not margin:
         return scores
-    sigma = config.peaks.smoothing * radius
+    within = np.full_like(scores, -np.inf)
+    inner = (slice(margin, -margin),) * 3
+    within[inner] = scores[inner]
+    return within
+
+
+def _smooth(scores: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
+    """Blur the scores; voxels of -inf stay so, and count as the lowest score to the others."""
     unknown = np.isneginf(scores)
     if unknown.any():
         scores = np.where(unknown, scores[~unknown].min(initial=0), scores)
