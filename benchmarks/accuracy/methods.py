@@ -32,7 +32,7 @@ TOLERANCE = 10 / 12
 WITHOUT: dict[str, dict[str, object]] = {
     "pretraining": {"training.start": "random"},
     "mean-of-weights": {"training.start_worth": 0.0},
-    "filter": {"network.filter_channel": False},
+    "pretraining-and-filter": {"network.filter_channel": False},
     "core": {"labels.core": 1.0},
     "augmentation": {"sampling.augment": False},
     "average": {"training.ema": 0.0},
@@ -112,9 +112,13 @@ def run(name: str, method: str, seed: int, options: argparse.Namespace) -> dict[
         search = _supervised(name, int(number or 100), seed, options)
     elif kind == "paper":
         search, row["epoch"] = _paper(name, number, seed, options)
+    elif kind not in ("default", "ceiling"):
+        raise SystemExit(f"{method}: no such method")
     else:
         clicks = None if kind == "ceiling" else int(number)
-        search, row["estimate"] = _default(name, clicks, seed, options, WITHOUT.get(without, {}))
+        search, row["estimate"] = _default(
+            name, clicks, seed, options, WITHOUT[without] if without else {}
+        )
     row["training_cpu_seconds"] = round(time.process_time() - started, 1)
     started = time.process_time()
     row["parts"] = {part: search(part) for part in options.parts.split(",")}
@@ -124,7 +128,11 @@ def run(name: str, method: str, seed: int, options: argparse.Namespace) -> dict[
 
 
 def _default(name, clicks, seed, options, overrides):
-    """Preset `default`: a function that measures it on a part."""
+    """Preset `default`: a function that measures it on a part; without clicks, the ceiling.
+
+    The ceiling has every target of the training tomogram to learn from, knows that there are no
+    others, and has a whole tomogram to validate and calibrate on.
+    """
     from tomopicker.config import preset
     from tomopicker.inference import Cut, features_of, find_particles, network_of, pick, score
     from tomopicker.task import prepare
@@ -135,9 +143,11 @@ def _default(name, clicks, seed, options, overrides):
         "default",
         radius_angstrom=_radius(name),
         voxel_size=VOXEL_SIZE,
+        expected=None if clicks else len(particles) + 1,
         overrides={"training.seed": seed, **overrides},
     )
-    task = prepare(config, [(tomogram, _some(particles, clicks, seed))])
+    validation = None if clicks else _load(options, name, "validation")
+    task = prepare(config, [(tomogram, _some(particles, clicks, seed))], validation)
     kept = None
     for event in fit(task):
         if isinstance(event, Epoch) and event.is_kept:

@@ -12,7 +12,7 @@ from scipy import fft
 from scipy.spatial.transform import Rotation
 
 
-def match(volume, density, settings, *, orientations: int = 300, seed: int = 0) -> np.ndarray:
+def match(volume, density, settings, *, orientations: int = 1000) -> np.ndarray:
     """Correlation ``z y x`` of the best of many orientations, for particles dark or bright alike.
 
     Parameters
@@ -49,7 +49,7 @@ def match(volume, density, settings, *, orientations: int = 300, seed: int = 0) 
     mean = correlate(mask / weight, spectrum)
     square = correlate(mask / weight, fft.rfftn(volume**2, shape, workers=1))
     deviation = np.sqrt(np.maximum(square - mean**2, 1e-3))
-    turns = Rotation.random(orientations, random_state=seed)
+    turns = even_rotations(orientations)
     best = np.full(volume.shape, -np.inf, dtype=np.float32)
     for turn in turns:
         template = np.zeros((box, box, box), dtype=np.float32)
@@ -59,3 +59,13 @@ def match(volume, density, settings, *, orientations: int = 300, seed: int = 0) 
         template /= np.sqrt((template**2).sum() * weight)
         np.maximum(best, correlate(template, spectrum) / deviation, out=best)
     return best
+
+
+def even_rotations(number: int) -> Rotation:
+    """Rotations that fill all orientations evenly: a super-Fibonacci spiral (Alexa, CVPR 2022)."""
+    s = np.arange(number) + 0.5
+    phi, psi = np.sqrt(2), 1.533751168755204288118041  # psi solves psi**4 = psi + 4
+    near, far = np.sqrt(s / number), np.sqrt(1 - s / number)
+    alpha, beta = 2 * np.pi * s / phi, 2 * np.pi * s / psi
+    quaternions = [near * np.sin(alpha), near * np.cos(alpha), far * np.sin(beta)]
+    return Rotation.from_quat(np.stack([*quaternions, far * np.cos(beta)], axis=1))
