@@ -59,7 +59,9 @@ def main() -> None:
     for seed in range(options.first, options.first + options.number):
         file = options.out / f"{seed:05d}.npz"
         if not file.exists():
-            np.savez(file, **volume(seed, options.data))
+            whole = file.with_suffix(".unfinished.npz")
+            np.savez(whole, **volume(seed, options.data))
+            whole.replace(file)
 
 
 def volume(seed: int, data: Path) -> dict[str, np.ndarray]:
@@ -239,7 +241,7 @@ def train(options: argparse.Namespace) -> None:
     )
     network = build(settings)
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
-    files = sorted(options.folder.glob("*.npz"))
+    files = sorted(options.folder.glob("[0-9]*[0-9].npz"))
     held_out, files = files[:8], files[8:]
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     cache: dict[Path, dict[str, np.ndarray]] = {}
@@ -279,7 +281,8 @@ def train(options: argparse.Namespace) -> None:
         if (step + 1) % 250 == 0 or step + 1 == options.steps:
             own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             network.load_state_dict(average)
-            save_file(average, options.out)
+            half = {k: t.half() if t.is_floating_point() else t for k, t in average.items()}
+            save_file(half, options.out)
             print(
                 f"{step + 1}: loss {np.mean(recent):.3f}, {_measure(network, held_out)}, "
                 f"{time.time() - started:.0f} s",

@@ -155,6 +155,22 @@ def test_a_calibrated_run_tells_probabilities_and_what_other_lists_there_could_b
     assert len(rows_of(tmp_path / "sim_0002.csv")) == twenty
 
 
+def test_the_shipped_weights_are_trained_and_picked_with(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    known, run = simulated / "sim_0001", tmp_path / "run"
+    done = tomopicker(
+        *("train", known.with_suffix(".mrc"), "--picks", known.with_suffix(".csv")),
+        *("--radius", "60A", "--out", run, "--epochs", "1"),
+        *("--set", "sampling.steps_per_epoch=1", "--set", "training.batch=2"),
+    )
+    assert done.code == 0, done.stderr
+    assert read_checkpoint(run).description.config.training.start == "pretrained"
+    done = tomopicker("pick", run, known.with_suffix(".mrc"), "--count", 5, "--out", tmp_path / "p")
+    assert done.code == 0, done.stderr
+    assert len(rows_of(tmp_path / "p" / "sim_0001.csv")) == 5
+
+
 def test_a_run_that_is_not_calibrated_tells_no_probabilities(
     tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
 ) -> None:
