@@ -156,7 +156,7 @@ class Peaks(Stage):
     smoothing: Annotated[float, Field(ge=0, le=10)] = 0.0
     """Gaussian sigma, in particle radii, that the scores are smoothed with before picking."""
     margin: Annotated[float, Field(ge=0, le=10)] = 0.0
-    """Least distance of a peak from the volume's faces, in particle radii: a face cuts particles."""
+    """Least distance of a peak from the volume's faces, in particle radii: faces cut them."""
     subvoxel: bool = False
     """Move each pick to the centre of its peak."""
 
