@@ -258,7 +258,7 @@ def _caption(
     if thickness > 1:
         parts.append(f"mean of {thickness} slices")
     if smoothing:
-        parts.append(f"smoothed with sigma {smoothing:g} voxels")
+        parts.append(f"smoothed with sigma {smoothing:.2g} voxels")
     return parts
 
 
