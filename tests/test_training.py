@@ -10,7 +10,7 @@ from tomopicker.errors import InputError
 from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED, ball_voxels
 from tomopicker.network import build
 from tomopicker.pretrained import pretrained_weights
-from tomopicker.task import prepare
+from tomopicker.task import _split, prepare
 from tomopicker.training import (
     Epoch,
     Step,
@@ -354,3 +354,12 @@ def test_the_fewer_clicks_the_nearer_the_kept_weights_are_to_the_pretrained_ones
     assert whole > 0
     assert half == pytest.approx(whole / 2, rel=1e-3)
     assert none < 1e-6 * whole
+
+
+@pytest.mark.parametrize(("clicks", "kept_out"), [(2, 1), (10, 2), (18, 4), (20, 10), (25, 10)])
+def test_at_least_ten_clicks_are_kept_out_where_as_many_are_left(clicks, kept_out):
+    rng = np.random.default_rng(0)
+    centres = rng.uniform(6, 26, size=(clicks, 3))
+    config = preset("default", radius_angstrom=40, voxel_size=10.0)
+    kept, out = _split(Particles.from_voxels(centres, voxel_size=10.0), True, config, rng)
+    assert (len(kept), len(out)) == (clicks - kept_out, kept_out)

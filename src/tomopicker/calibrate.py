@@ -29,6 +29,9 @@ MATCH_RADII = 0.75
 MOST_PEAKS = 20_000
 """Peaks that are looked at in a tomogram: several times what the most crowded cell holds."""
 
+FEWEST_TO_CALIBRATE = 10
+"""Held-out particles below which a recall says too little."""
+
 _LEAST_RECALL = 0.4
 
 

@@ -130,7 +130,8 @@ class Training(Stage):
     ema: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Decay of the averaged weights that are validated and kept; 0 keeps the last step's."""
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.2
-    """Share of the labelled particles kept for validation when no validation tomogram is given."""
+    """Share of the labelled particles kept for validation when no validation tomogram is given; at
+    least 10, where as many are left to learn from."""
     keep: Literal["best", "last"] = "best"
     """The epoch that picking uses: the one with the best validation measure, or the last."""
     seed: Annotated[int, Field(ge=0)] = 0

@@ -8,7 +8,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from tomopicker.calibrate import MATCH_RADII, MOST_PEAKS, estimate_count, match_labelled
+from tomopicker.calibrate import (
+    FEWEST_TO_CALIBRATE,
+    MATCH_RADII,
+    MOST_PEAKS,
+    estimate_count,
+    match_labelled,
+)
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
 from tomopicker.labels import IGNORED, POSITIVE, ball_voxels, stamp, voxel_radius
@@ -184,7 +190,10 @@ def _split(
             "one labelled particle cannot be both learned from and validated on: label more, or "
             "give --val-tomogram and --val-picks"
         )
-    held = min(max(1, round(config.training.held_out * len(particles))), len(particles) - 1)
+    held = max(1, round(config.training.held_out * len(particles)))
+    if len(particles) >= 2 * FEWEST_TO_CALIBRATE:
+        held = max(held, FEWEST_TO_CALIBRATE)
+    held = min(held, len(particles) - 1)
     return particles.select(np.sort(order[held:])), particles.select(np.sort(order[:held]))
 
 

@@ -13,7 +13,12 @@ import numpy as np
 import torch
 
 from tomopicker.augment import augment
-from tomopicker.calibrate import MATCH_RADII, MOST_PEAKS, match_labelled
+from tomopicker.calibrate import (
+    FEWEST_TO_CALIBRATE,
+    MATCH_RADII,
+    MOST_PEAKS,
+    match_labelled,
+)
 from tomopicker.checkpoint import Calibration, Checkpoint, Description, Priors, load_weights
 from tomopicker.errors import InputError
 from tomopicker.inference import find_particles, network_of, score
@@ -34,9 +39,6 @@ if TYPE_CHECKING:
     from tomopicker.config import Sampling
     from tomopicker.config import Training as TrainingSettings
     from tomopicker.types import Floats
-
-_FEWEST_TO_CALIBRATE = 10
-"""Held-out particles below which a recall says too little."""
 
 _VALIDATION_WINDOWS = 16
 """Windows that one epoch of `crops` is validated on: enough to rank epochs, a second or two."""
@@ -170,7 +172,7 @@ def calibrate(
     config = task.config
     scores: list[float] = []
     total = 0
-    held_out = sum(len(part.centres) for part in task.validation) >= _FEWEST_TO_CALIBRATE
+    held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE
     parts = list(task.validation)
     if not held_out:
         parts += task.training
