@@ -269,6 +269,7 @@ def test_no_pick_lies_beyond_the_tomogram_although_the_scores_may() -> None:
             "network.channels": [2, 3],
             "training.epochs": 1,
             "sampling.steps_per_epoch": 1,
+            "peaks.margin": 0.0,
         },
     )
     (event,) = (e for e in fit(prepare(config, [(volume, particles)])) if isinstance(e, Epoch))

@@ -74,7 +74,7 @@ def prepare(
 ) -> Task:
     """Rescale, standardise, label and split the data, and fix the prior.
 
-    With `preprocessing.working_radius`, the coarsest training tomogram's voxels and the particle's
+    With `preprocessing.working_radius`, the first training tomogram's voxel size and the particle's
     radius fix the working voxel size, and all tomograms are brought to it.
 
     Without a validation tomogram, `training.held_out` of the labelled particles of each tomogram
@@ -87,7 +87,7 @@ def prepare(
         particle does not fit the window or the tomogram, too few particles are labelled,
         validation holds no positive, or the expected count is not above the labelled one.
     """
-    voxel_size = max(config.working_voxel_size(tomogram.voxel_size) for tomogram, _ in training)
+    voxel_size = config.working_voxel_size(training[0][0].voxel_size)
     radius = voxel_radius(config.radius_angstrom, voxel_size)
     _check(config, [tomogram for tomogram, _ in (*training, *filter(None, [validation]))], radius)
     if config.preset == "paper" and config.expected is None:
