@@ -72,7 +72,7 @@ _SNR = {
     ("vpp", "tric"): 0.4,
     ("defocus", "tric"): 0.25,
 }
-"""Chosen on the validation tomograms: template matching with the true map has an F1 of 0.5 to 0.6
+"""Chosen so that template matching with the true map has an F1 of 0.5 to 0.6
 on the defocus family, as on the real TS_037."""
 
 _CROWDED = {"train": (240, 560, 180), "test1": (235, 290, 180)}
