@@ -399,14 +399,14 @@ def _checkpoint(
     kept: dict[str, Tensor],
     history: Sequence[dict[str, float | None]],
 ) -> Checkpoint:
-    weights = {name: tensor.detach().clone() for name, tensor in network.state_dict().items()}
     training: dict[str, Tensor] = {}
     for name, parameter in network.named_parameters():
         for key, tensor in optimiser.state[parameter].items():
             training[f"adam.{key}.{name}"] = tensor.detach().clone()
     # What training goes on from, where it is not what is picked with.
     if average is not None or task.config.training.start == "pretrained":
-        training |= {f"weights.{name}": tensor for name, tensor in weights.items()}
+        for name, tensor in network.state_dict().items():
+            training[f"weights.{name}"] = tensor.detach().clone()
     if average is not None and kept is not average:
         training |= {f"average.{name}": tensor for name, tensor in average.items()}
     description = Description(
