@@ -224,12 +224,12 @@ def train(options: argparse.Namespace) -> None:
     """Train on crops of all volumes, targets against everything else, and save the weights."""
     import torch
     from safetensors.torch import save_file
-    from torch.nn import functional
 
     from tomopicker.augment import augment
     from tomopicker.config import Network
-    from tomopicker.labels import POSITIVE
     from tomopicker.network import build
+    from tomopicker.objectives import balanced_pu
+    from tomopicker.prior import Prior
 
     rng = np.random.default_rng(options.seed)
     torch.manual_seed(options.seed)
@@ -246,6 +246,8 @@ def train(options: argparse.Namespace) -> None:
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     cache: dict[Path, dict[str, np.ndarray]] = {}
     started, recent = time.time(), []
+    # Every target is labelled: what is not positive is negative.
+    all_known = Prior(observed=0.0, expected=0.0, unlabelled=0.0)
     for step in range(options.steps):
         warm = min(1.0, (step + 1) / 100)
         for group in optimiser.param_groups:
@@ -264,9 +266,7 @@ def train(options: argparse.Namespace) -> None:
             torch.from_numpy(np.stack(crops)), torch.from_numpy(np.stack(labels)), rng=rng
         )
         logits = network(volumes)
-        positive = wanted == POSITIVE
-        loss = _mean(functional.softplus(-logits), positive) / 2
-        loss = loss + _mean(functional.softplus(logits), ~positive) / 2
+        loss = balanced_pu(logits, wanted, all_known).loss
         optimiser.zero_grad()
         loss.backward()
         torch.nn.utils.clip_grad_norm_(network.parameters(), 1.0)
@@ -301,10 +301,6 @@ def _crop(held: dict[str, np.ndarray], side: int, rng: np.random.Generator):
     at = tuple(slice(c, c + side) for c in corner)
     channels = [held["density"][at].astype(np.float32), held["correlation"][at].astype(np.float32)]
     return np.stack(channels), held["labels"][at]
-
-
-def _mean(losses, chosen):
-    return (losses * chosen).sum() / chosen.sum().clamp(min=1)
 
 
 def _measure(network, files) -> str:
