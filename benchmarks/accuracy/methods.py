@@ -136,7 +136,7 @@ def _default(name, clicks, seed, options, overrides):
     from tomopicker.config import preset
     from tomopicker.inference import Cut, features_of, find_particles, network_of, pick, score
     from tomopicker.task import prepare
-    from tomopicker.training import Epoch, calibrate, fit
+    from tomopicker.training import calibrate
 
     tomogram, particles = _load(options, name, "train")
     config = preset(
@@ -148,11 +148,7 @@ def _default(name, clicks, seed, options, overrides):
     )
     validation = None if clicks else _load(options, name, "validation")
     task = prepare(config, [(tomogram, _some(particles, clicks, seed))], validation)
-    kept = None
-    for event in fit(task):
-        if isinstance(event, Epoch) and event.is_kept:
-            kept = event.checkpoint
-    kept = calibrate(task, kept)
+    kept = calibrate(task, _trained(task))
     network = network_of(kept)
 
     def search(part: str) -> dict[str, object]:
@@ -180,7 +176,6 @@ def _paper(name, objective, seed, options):
     from tomopicker.config import preset
     from tomopicker.inference import features_of, find_particles, network_of, score
     from tomopicker.task import prepare
-    from tomopicker.training import Epoch, fit
 
     tomogram, particles = _load(options, name, "train")
     config = preset(
@@ -200,10 +195,7 @@ def _paper(name, objective, seed, options):
     task = prepare(
         config, [(tomogram, _some(particles, 100, seed))], _load(options, name, "validation")
     )
-    kept = None
-    for event in fit(task):
-        if isinstance(event, Epoch) and event.is_kept:
-            kept = event.checkpoint
+    kept = _trained(task)
     network = network_of(kept)
 
     def search(part: str) -> dict[str, object]:
@@ -330,6 +322,17 @@ def _supervised(name, clicks, seed, options):
 
 
 _MOST = 3000
+
+
+def _trained(task):
+    """The checkpoint of the epoch that picking uses."""
+    from tomopicker.training import Epoch, fit
+
+    kept = None
+    for event in fit(task):
+        if isinstance(event, Epoch) and event.is_kept:
+            kept = event.checkpoint
+    return kept
 
 
 def _peaks(name, scores):
