@@ -212,22 +212,26 @@ def planted(seed: int, voxel_size: float, box: tuple[int, int, int]) -> tuple[To
     return tomogram(volume.astype(np.float32), voxel_size), particles
 
 
-def test_particles_are_learned_and_picked_at_their_places_whatever_the_voxel_size() -> None:
-    """Trained at 10 Å and validated at 8 Å, worked at 12.5 Å, picked at 10.7 Å."""
-    box = (330, 470, 470)
-    config = preset(
+def brief(overrides: dict[str, object]) -> Config:
+    """Settings of a training of one step of a tiny network."""
+    short: dict[str, object] = {
+        "network.channels": [2, 3],
+        "sampling.steps_per_epoch": 1,
+        "training.epochs": 1,
+    }
+    return preset(
         "default",
         radius_angstrom=RADIUS,
         voxel_size=10.0,
         expected=20,
-        overrides={
-            "preprocessing.working_radius": 4,
-            "network.channels": [2, 3],
-            "sampling.side": 16,
-            "sampling.steps_per_epoch": 1,
-            "training.epochs": 1,
-        },
+        overrides=short | overrides,
     )
+
+
+def test_particles_are_learned_and_picked_at_their_places_whatever_the_voxel_size() -> None:
+    """Trained at 10 Å and validated at 8 Å, worked at 12.5 Å, picked at 10.7 Å."""
+    box = (330, 470, 470)
+    config = brief({"preprocessing.working_radius": 4, "sampling.side": 16})
     known, validation = planted(0, 10.0, box), planted(1, 8.0, box)
     task = prepare(config, [known], validation)
     assert (task.voxel_size, task.radius) == (12.5, 4)
@@ -259,19 +263,7 @@ def test_particles_are_learned_and_picked_at_their_places_whatever_the_voxel_siz
 def test_no_pick_lies_beyond_the_tomogram_although_the_scores_may() -> None:
     """The 18th voxel of 20 Å has its centre at 340 Å, and 34 voxels of 10 Å end at 335 Å."""
     volume, particles = planted(0, 10.0, (330, 470, 470))
-    config = preset(
-        "default",
-        radius_angstrom=RADIUS,
-        voxel_size=10.0,
-        expected=20,
-        overrides={
-            "preprocessing.working_radius": 2.5,
-            "network.channels": [2, 3],
-            "training.epochs": 1,
-            "sampling.steps_per_epoch": 1,
-            "peaks.margin": 0.0,
-        },
-    )
+    config = brief({"preprocessing.working_radius": 2.5, "peaks.margin": 0.0})
     (event,) = (e for e in fit(prepare(config, [(volume, particles)])) if isinstance(e, Epoch))
     short = replace(volume, data=volume.data[:, :34, :34])
     scores = np.zeros(features_of(event.checkpoint, short).shape, dtype=np.float32)
