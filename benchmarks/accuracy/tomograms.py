@@ -2,6 +2,7 @@
 
 Each set (a family and a target) has a training, a validation and four test tomograms, the latter
 different from each other as real ones are: noise, contrast, thickness, defocus, wedge, crowding.
+Six more, drawn at random, are there to choose by what must hold when tomograms differ.
 The ribosomes of the training and of one test tomogram stand where real ones were found.
 
     python benchmarks/accuracy/tomograms.py --data FOLDER [--out FOLDER]
@@ -24,7 +25,9 @@ VOXEL_SIZE = 20.0
 FAMILIES = ("vpp", "defocus")
 TARGETS = {"ribosome": 145.0, "tric": 90.0}
 """Radius in ångström."""
-PARTS = ("train", "validation", "test1", "test2", "test3", "test4")
+CHOICE = tuple(f"choice{number}" for number in range(1, 7))
+"""Tomograms that settings are chosen by, beside the validation tomogram."""
+PARTS = ("train", "validation", "test1", "test2", "test3", "test4", *CHOICE)
 
 _MAPS = {  # file, kilodaltons; RNA scatters more than protein of its mass
     "ribosome": ("4v7r", 4000),
@@ -153,8 +156,9 @@ def describe(family: str, target: str, part: str, data: Path | None):
 
     radius = TARGETS[target]
     shape = _SHAPES.get(part, _SHAPE)
-    different = dict(_DIFFERENT[part])
+    different = _drawn(part) if part in CHOICE else dict(_DIFFERENT[part])
     crowding = different.pop("crowding", 1.0)
+    count = different.pop("particles", _COUNTS[target].get(part))
     base = Simulation(
         shape=shape,
         voxel_size=VOXEL_SIZE,
@@ -174,7 +178,6 @@ def describe(family: str, target: str, part: str, data: Path | None):
         is_factor = name in ("snr", "defocus_micrometres")
         values[name] = getattr(base, name) * value if is_factor else value
     positions = {}
-    count = _COUNTS[target].get(part)
     if target == "ribosome" and part in _CROWDED:
         if data is not None:
             positions[TARGET] = _real_positions(data, part, shape)
@@ -195,6 +198,24 @@ def describe(family: str, target: str, part: str, data: Path | None):
     else:
         assert set(settings.distractors) <= known
     return settings, templates, positions
+
+
+def _drawn(part: str) -> dict[str, float]:
+    """How a tomogram to choose by differs, drawn from about the range of the tests' differences."""
+    rng = np.random.default_rng([20261124, CHOICE.index(part)])
+    return {
+        "snr": rng.uniform(0.65, 1.25),
+        "defocus_micrometres": rng.uniform(0.8, 1.3),
+        "tilt_range_degrees": rng.uniform(48, 62),
+        "margin": rng.uniform(0.05, 0.2),
+        "noise_floor": rng.uniform(0.07, 0.16),
+        "band_limit": rng.uniform(0.42, 0.55),
+        "b_factor": rng.uniform(500, 900),
+        "membranes": int(rng.integers(2, 7)),
+        "beads": int(rng.integers(4, 16)),
+        "crowding": rng.uniform(0.8, 1.5),
+        "particles": int(rng.integers(30, 130)),
+    }
 
 
 def _templates(target: str, data: Path | None):

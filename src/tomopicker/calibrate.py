@@ -1,24 +1,35 @@
-"""Calibration: how many particles a tomogram holds, and where to cut the list of peaks.
+"""Calibration: the chance that each peak is a particle, how many there are, and where to cut.
 
-Unlabelled is not negative, so no peak can be called false. What can be known is the share of the
-labelled particles that stand above a cut-off, R(t), and the number of peaks above it, n(t). If
-every peak above some cut-off were a particle, the tomogram would hold n(t) / R(t) of them; false
-peaks only raise that ratio, so its least value estimates the number of particles N (the bound
-behind best bin estimation of a class prior, Garg et al. 2021). Then N R(t) of the n(t) peaks are
-particles.
+Unlabelled is not negative, so no peak can be called false. What can be known is how the labelled
+particles score, and how many peaks there are at every score. The best peaks of a tomogram are
+taken for a Poisson process over their score z, particles and others together:
+
+    rate(z) = N normal(z; mean, deviation) + exp(level - slope z - curvature z²)
+
+In a tomogram with labelled particles, mean and deviation are theirs and the rest is fitted. Scores
+of a noisier or thicker tomogram are lower, those of its particles and of everything else alike.
+So z counts in units of each tomogram's own peaks, and in another tomogram the particles'
+scores are fitted too, not far from where the labelled ones are.
 """
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
-from math import sqrt
-from typing import TYPE_CHECKING
+from itertools import pairwise
+from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
-from scipy.optimize import isotonic_regression
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import minimize
 from scipy.spatial import KDTree
+from scipy.stats import norm
+
+from tomopicker.labels import ball_voxels
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
     from numpy.typing import NDArray
 
     from tomopicker.types import Floats
@@ -26,13 +37,50 @@ if TYPE_CHECKING:
 MATCH_RADII = 0.75
 """A peak within this many particle radii of a label is that particle."""
 
-MOST_PEAKS = 20_000
-"""Peaks that are looked at in a tomogram: several times what the most crowded cell holds."""
-
 FEWEST_TO_CALIBRATE = 10
-"""Held-out particles below which a recall says too little."""
+"""Held-out particles below which a deviation says too little."""
+
+_UNIT_SHARE = 6
+"""One unit of z is the score of the best sixth of the peaks above that of the last one."""
+
+_BINS = 200
 
 _LEAST_RECALL = 0.4
+"""Of a cut-off at which particles are counted."""
+
+# Of the logarithm of the number of particles below its bound, which false peaks raise.
+_BOUND_IS_HIGH = 0.2
+_BOUND_SPREAD = 0.3
+
+# How far another tomogram may be from the one with labels: standard deviations of the prior.
+_STRETCH = 0.1
+_SHIFT = 0.1
+_SLOPE = 0.4
+_CURVATURE = 0.5
+_DENSITY = 0.7
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+
+
+class Calibration(BaseModel):
+    """How peaks score in tomograms whose particles are labelled, or some of them."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    labelled_scores: tuple[Finite, ...]
+    """Of the labelled particles that were found, in units of z."""
+    labelled: Annotated[int, Field(ge=1)]
+    """LabelledScores particles in all, found or not."""
+    held_out: bool
+    """Whether training had not seen them."""
+    peaks: Annotated[int, Field(ge=0)]
+    """Peaks that were looked at."""
+    particles: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    """Estimated number of particles among them."""
+    level: Finite
+    """Of the other peaks, as `slope` and `curvature`: exp(level - slope z - curvature z²)."""
+    slope: Annotated[float, Field(gt=0, le=1e3)]
+    curvature: Annotated[float, Field(gt=0, le=1e3)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,23 +93,61 @@ class Count:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelled:
+class LabelledScores:
     """Scores that labelled particles have among the peaks of their tomogram."""
 
     scores: Floats
     """(k,) of those that were found, any order."""
     total: int
-    """Labelled particles, found or not."""
+    """LabelledScores particles, found or not."""
 
-    def recall(self, thresholds: Floats) -> Floats:
-        """Share of the labelled particles whose score is at least each threshold."""
-        ranked = np.sort(self.scores)
-        return (len(ranked) - np.searchsorted(ranked, thresholds, side="left")) / self.total
+
+@dataclass(frozen=True, kw_only=True)
+class Judged:
+    """What is known of a tomogram's peaks."""
+
+    chances: Floats
+    """(n,) probability that each peak is a particle, best first, never rising."""
+    count: Count
+    """Particles in the tomogram."""
+
+    @property
+    def best_length(self) -> int:
+        """Length of the list with the best expected F1, twice the hits over length and count.
+
+        >>> count = Count(estimate=2, low=1, high=3)
+        >>> Judged(chances=np.array([0.9, 0.8, 0.2, 0.1]), count=count).best_length
+        2
+        """
+        if not self.chances.any():
+            return 0
+        length = np.arange(1, len(self.chances) + 1)
+        return int(np.argmax(2 * np.cumsum(self.chances) / (length + self.count.estimate))) + 1
+
+    def length_at(self, rate: float) -> int:
+        """Length of the longest list whose expected share of false picks is at most `rate`.
+
+        >>> count = Count(estimate=2, low=1, high=3)
+        >>> Judged(chances=np.array([0.9, 0.7, 0.2]), count=count).length_at(0.2)
+        2
+        """
+        length = np.arange(1, len(self.chances) + 1)
+        # Chances never rise down the list, so neither does the share of hits.
+        return int(np.count_nonzero(1 - np.cumsum(self.chances) / length <= rate + 1e-12))
+
+
+def most_candidates(voxels: int, spacing: float) -> int:
+    """Peaks to look at in a volume: as many as fill half of it with balls of their spacing.
+
+    >>> most_candidates(14190, 7)  # a ball of radius 7 has 1419 voxels
+    5
+    """
+    return max(voxels // (2 * ball_voxels(spacing)), 1)
 
 
 def match_labelled(
     peaks: NDArray[np.float64], scores: Floats, labelled: NDArray[np.float64], *, tolerance: float
-) -> Labelled:
+) -> LabelledScores:
     """Find the labelled particles among the peaks.
 
     Parameters
@@ -74,123 +160,219 @@ def match_labelled(
         Greatest distance of a peak from its particle; the best peak within it counts.
     """
     if not len(peaks):
-        return Labelled(scores=np.empty(0), total=len(labelled))
+        return LabelledScores(scores=np.empty(0), total=len(labelled))
     near = KDTree(peaks).query_ball_point(labelled, tolerance)
     found = [scores[rows].max() for rows in near if rows]
-    return Labelled(scores=np.array(found, dtype=np.float64), total=len(labelled))
+    return LabelledScores(scores=np.array(found, dtype=np.float64), total=len(labelled))
 
 
-def estimate_count(scores: Floats, labelled: Labelled) -> Count:
-    """Estimate the number of particles among peaks with the given scores.
+def count_at_most(scores: Floats, labelled: LabelledScores) -> float:
+    """Bound the number of particles among peaks from above, whatever the other peaks are like.
 
-    Each labelled particle's score that at least 40 % of them reach is tried as the cut-off t; the
-    one with the least upper bound of n(t) / R(t) decides. The bound widens with the standard error
-    of R(t), and the particle that defines the cut-off counts half, since it stands on it: without
-    the three, a ratio from two or three labelled particles would often be the least by chance.
+    If every peak above some cut-off t were a particle, there would be n(t) / R(t) of them, with
+    n(t) peaks and the share R(t) of the labelled particles above it. False peaks only raise that
+    ratio, so its least value is the bound (as in best bin estimation of a class prior, Garg et al.
+    2021). Cut-offs that fewer than 40 % of the labelled particles reach are not tried, the
+    particle that defines the cut-off counts half, since it stands on it, and the ratios are
+    compared by their upper confidence limits: else two or three lucky particles would decide.
+
+    Parameters
+    ----------
+    scores
+        (n,) in descending order.
     """
     if not len(labelled.scores):
-        return Count(estimate=0.0, low=0.0, high=float(len(scores)))
+        return float(len(scores))
     thresholds = np.unique(labelled.scores)
-    thresholds = thresholds[: np.count_nonzero(labelled.recall(thresholds) >= _LEAST_RECALL) or 1]
-    recall = labelled.recall(thresholds) - 0.5 / labelled.total
-    peaks = _above(scores, thresholds)
+    above = len(labelled.scores) - np.searchsorted(np.sort(labelled.scores), thresholds)
+    recall = above / labelled.total
+    tried = np.count_nonzero(recall >= _LEAST_RECALL) or 1
+    recall = recall[:tried] - 0.5 / labelled.total
+    peaks = len(scores) - np.searchsorted(scores[::-1], thresholds[:tried])
     error = np.sqrt((1 - recall + 1 / labelled.total) / (recall * labelled.total))
     best = int(np.argmin(peaks / recall * (1 + 1.96 * error)))
-    if not peaks[best]:
-        # No peak is as good as the labelled ones: another tomogram's scores, or no particle at all.
-        return Count(estimate=0.0, low=0.0, high=float(len(scores)))
-    estimate = float(peaks[best] / recall[best])
-    spread = 1.96 * sqrt(error[best] ** 2 + 1 / peaks[best])
-    return Count(
-        estimate=estimate,
-        low=max(estimate * (1 - spread), 0.0),
-        high=min(estimate * (1 + spread), max(float(len(scores)), estimate)),
+    return float(peaks[best] / recall[best])
+
+
+def learn_calibration(
+    tomograms: Sequence[tuple[Floats, LabelledScores]], *, known: int, held_out: bool
+) -> Calibration:
+    """Learn how labelled particles and other peaks score.
+
+    Parameters
+    ----------
+    tomograms
+        For each the scores of its candidate peaks, in descending order (see `most_candidates`), and
+        those of its labelled particles.
+    known
+        Particles that are known to be in these tomograms, at least.
+    held_out
+        Whether training had not seen the labelled particles.
+    """
+    standard, found, bound = [], [], 0.0
+    for scores, labelled in tomograms:
+        bound += count_at_most(scores, labelled)
+        if len(scores):
+            floor, unit = _scale(scores)
+            standard.append((scores - floor) / unit)
+            found.append((labelled.scores - floor) / unit)
+    z = np.concatenate([*standard, np.empty(0)])
+    scores = np.concatenate([*found, np.empty(0)])
+    total = sum(labelled.total for _, labelled in tomograms)
+    counts, centres, width = _histogram(z)
+    start = math.log(max(counts[0], 1) / width)
+    mean, deviation = _location(scores)
+    least = math.log(max(known, 1))
+    likely = max(math.log(max(bound, 1.0)) - _BOUND_IS_HIGH, least)
+
+    def cost(values: Floats) -> float:
+        others = _others(centres, *values[:3])
+        particles = math.exp(values[3]) * norm.pdf(centres, mean, deviation)
+        # Wide where there is much to fit. Where labelled particles score like the rest, the
+        # peaks alone cannot tell how many there are, and the bound has to.
+        prior = 0.5 * ((values[1] - 0.5) / 3) ** 2 + 0.5 * ((values[2] + 2) / 2) ** 2
+        prior += 0.5 * ((values[3] - likely) / _BOUND_SPREAD) ** 2
+        return _misfit(counts, (others + particles) * width) + float(prior)
+
+    bounds = [(-20.0, 25.0), (-6.0, 3.0), (-8.0, 3.0), (least, max(likely, least) + 2)]
+    starts = [(start, 0.5, -2.0, likely + step) for step in (-0.5, 0.0, 0.5)]
+    best = _least(cost, starts, bounds)
+    return Calibration(
+        labelled_scores=tuple(np.sort(scores).tolist()),
+        labelled=max(total, 1),
+        held_out=held_out,
+        peaks=len(z),
+        particles=math.exp(best[3]),
+        level=best[0],
+        slope=math.exp(best[1]),
+        curvature=math.exp(best[2]),
     )
 
 
-def false_discovery_rate(scores: Floats, labelled: Labelled) -> Floats:
-    """Expected share of false picks if the list is cut after each peak.
+def judge(scores: Floats, calibration: Calibration) -> Judged:
+    """Tell the chance of each peak, and the number of particles, in any tomogram.
+
+    The most likely rates are taken, given the scores and what the labelled tomograms were like:
+    normal priors on the particles' mean and deviation (one factor for both and a shift), on the
+    shape of the other peaks, and on the logarithm of the particles' density.
+    The interval of the number is that of the quadratic approximation at the maximum.
 
     Parameters
     ----------
     scores
-        (n,) peak scores in descending order.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,), never decreasing down the list: 1 - N R(t) / n(t), where a later, purer cut-off
-        would also have this peak (a q-value, Storey 2002).
+        (n,) scores of the candidate peaks in descending order (see `most_candidates`).
     """
-    count = estimate_count(scores, labelled)
-    found = count.estimate * labelled.recall(scores)
-    rate = np.clip(1 - found / np.arange(1, len(scores) + 1), 0, 1)
-    return np.minimum.accumulate(rate[::-1])[::-1]
+    if not len(scores) or not calibration.labelled_scores:
+        # Nothing to judge by: another particle's model, or no peak at all.
+        nothing = Count(estimate=0.0, low=0.0, high=float(len(scores)))
+        return Judged(chances=np.zeros(len(scores)), count=nothing)
+    floor, unit = _scale(scores)
+    z = (scores - floor) / unit
+    counts, centres, width = _histogram(z)
+    labelled = np.array(calibration.labelled_scores)
+    mean, deviation = _location(labelled)
+    size = math.log(len(scores) / max(calibration.peaks, 1))
+    expected = np.array(
+        [
+            calibration.level + size,
+            math.log(calibration.slope),
+            math.log(calibration.curvature),
+            math.log(max(calibration.particles, 1e-3)) + size,
+            0.0,
+            0.0,
+        ]
+    )
+    shift = math.hypot(_SHIFT, deviation / math.sqrt(len(labelled)))
+
+    def rates(z: Floats, values: Floats) -> tuple[Floats, Floats]:
+        stretch = math.exp(values[4])
+        shape = norm.pdf(z, mean * stretch + values[5], deviation * stretch)
+        return _others(z, *values[:3]), math.exp(values[3]) * shape
+
+    def cost(values: Floats) -> float:
+        away = (values - expected) / np.array([1.0, _SLOPE, _CURVATURE, _DENSITY, _STRETCH, shift])
+        prior = 0.5 * (away[1:] ** 2).sum()
+        others, particles = rates(centres, values)
+        return _misfit(counts, (others + particles) * width) + float(prior)
+
+    bounds = [(-20.0, 25.0), (-7.0, 7.0), (-9.0, 7.0), (-2.0, math.log(len(scores) + 1.0))]
+    bounds += [(-1.0, 1.0), (-3.0, 3.0)]
+    starts = [expected + np.array([0, 0, 0, step, 0, 0]) for step in (-1.0, 0.0, 1.0)]
+    best = _least(cost, starts, bounds)
+    others, particles = rates(z, best)
+    chances = particles / (particles + others + 1e-300)
+    # A better peak has no smaller chance, though a normal's tail may fall faster than the others'.
+    chances = np.minimum.accumulate(np.maximum.accumulate(chances[::-1])[::-1])
+    missed = calibration.labelled / len(labelled)
+    estimate = float(chances.sum()) * missed
+    spread = math.exp(1.96 * _deviation(cost, best, 3))
+    return Judged(
+        chances=chances,
+        count=Count(estimate=estimate, low=estimate / spread, high=estimate * spread),
+    )
 
 
-def probabilities(scores: Floats, labelled: Labelled) -> Floats:
-    """Chance that each peak is a particle.
-
-    N R(t) of the n(t) peaks above a cut-off t are particles, so the chance is how fast that number
-    grows with n. Both are known where a labelled particle scores, and a better peak has no smaller
-    chance: the chances are the slopes of the least concave majorant of (0, 0) and the points
-    (n(t), min(N R(t), n(t))), t a labelled score. That is the Grenander (1956) estimator of a
-    falling density, here of the particles over the ranks of the peaks, and the weighted isotonic
-    regression of the precision between one labelled score and the next.
-
-    Parameters
-    ----------
-    scores
-        (n,) scores in descending order of all peaks as good as the worst labelled particle;
-        further ones may follow.
-
-    Returns
-    -------
-    numpy.ndarray
-        (n,) from 0 to 1, never rising down the list, the same for equal scores. Their sum is the
-        expected number of particles in the list. Peaks below the worst labelled particle have 0.
-
-    Examples
-    --------
-    The best two peaks reach the second of three labelled particles, which counts half: 1.5 / 3 of
-    all. So there are 2 / 0.5 = 4 particles, and three peaks share the other two.
-
-    >>> labelled = Labelled(scores=np.array([9.0, 8.0, 1.0]), total=3)
-    >>> probabilities(np.array([9.0, 8.0, 3.0, 2.0, 1.0, 0.0]), labelled).round(2).tolist()
-    [1.0, 1.0, 0.67, 0.67, 0.67, 0.0]
-    """
-    chances = np.zeros(len(scores))
-    thresholds = np.unique(labelled.scores)
-    # Of several labelled scores between two peaks the lowest counts: it comes first.
-    lengths, first = np.unique(_above(scores, thresholds), return_index=True)
-    lengths, thresholds = lengths[lengths > 0], thresholds[first[lengths > 0]]
-    if len(lengths):
-        count = estimate_count(scores, labelled).estimate
-        hits = np.minimum(count * labelled.recall(thresholds), lengths)
-        peaks = np.diff(lengths, prepend=0)
-        precision = np.diff(hits, prepend=0) / peaks
-        slopes = isotonic_regression(precision, weights=peaks, increasing=False).x
-        # Rounding must not make a chance of more than one.
-        chances[: lengths[-1]] = np.repeat(np.clip(slopes, 0, 1), peaks)
-    return chances
+def _scale(scores: Floats) -> tuple[float, float]:
+    """Floor and unit of z of scores in descending order."""
+    floor = float(scores[-1])
+    unit = float(scores[len(scores) // _UNIT_SHARE]) - floor
+    if not unit > 0:  # all alike
+        unit = max(float(scores[0]) - floor, 1.0)
+    return floor, unit
 
 
-def automatic_length(scores: Floats, labelled: Labelled) -> int:
-    """Length of the list with the best expected F1, 2 N R(t) / (n(t) + N).
-
-    Parameters
-    ----------
-    scores
-        (n,) peak scores in descending order.
-    """
-    count = estimate_count(scores, labelled)
-    if not len(scores) or not count.estimate:
-        return 0
-    length = np.arange(1, len(scores) + 1)
-    hits = np.minimum(count.estimate * labelled.recall(scores), length)
-    return int(np.argmax(2 * hits / (length + count.estimate))) + 1
+def _location(labelled: Floats) -> tuple[float, float]:
+    """Mean and standard deviation of the labelled particles' z."""
+    if len(labelled) < 2:
+        return float(labelled.mean()) if len(labelled) else 1.0, 0.5
+    return float(labelled.mean()), max(float(labelled.std(ddof=1)), 0.1)
 
 
-def _above(scores: Floats, thresholds: Floats) -> NDArray[np.int64]:
-    ranked = np.sort(scores)
-    return len(ranked) - np.searchsorted(ranked, thresholds, side="left")
+def _others(z: Floats, level: float, log_slope: float, log_curvature: float) -> Floats:
+    exponent = level - math.exp(log_slope) * z - math.exp(log_curvature) * z**2
+    rate: Floats = np.exp(np.clip(exponent, -60, 60))
+    return rate
+
+
+def _histogram(z: Floats) -> tuple[NDArray[np.int64], Floats, float]:
+    """Numbers of peaks in narrow bins, the bins' centres and their width."""
+    counts, edges = np.histogram(z, bins=_BINS, range=(0.0, float(z.max(initial=0.0)) + 1e-6))
+    centres = np.array([(low + high) / 2 for low, high in pairwise(edges)])
+    return counts, centres, float(edges[1] - edges[0])
+
+
+def _misfit(counts: NDArray[np.int64], expected: Floats) -> float:
+    """Minus the logarithm of the Poisson likelihood, but for a constant."""
+    return float((expected - counts * np.log(expected + 1e-12)).sum())
+
+
+def _least(
+    cost: Callable[[Floats], float],
+    starts: Sequence[Sequence[float] | Floats],
+    bounds: Sequence[tuple[float, float]],
+) -> Floats:
+    """Where the cost is least, searched from several starts."""
+    low, high = np.array(bounds).T
+    found = [
+        minimize(cost, np.clip(start, low, high), method="L-BFGS-B", bounds=bounds)
+        for start in starts
+    ]
+    best: Floats = min(found, key=lambda one: float(one.fun)).x
+    return best
+
+
+def _deviation(cost: Callable[[Floats], float], at: Floats, index: int) -> float:
+    """Standard deviation of one value where the cost is that of a normal distribution."""
+    step = 1e-2
+    size = len(at)
+    moves = step * np.eye(size)
+    hessian = np.empty((size, size))
+    for i in range(size):
+        for j in range(size):
+            corners = [
+                a * b * cost(at + a * moves[i] + b * moves[j]) for a in (1, -1) for b in (1, -1)
+            ]
+            hessian[i, j] = sum(corners) / (4 * step**2)
+    variance = float(np.linalg.pinv(hessian, rcond=1e-9)[index, index])
+    # Without curvature nothing is known; a factor of 50 either way says so.
+    return min(math.sqrt(variance), 2.0) if variance > 0 else 2.0

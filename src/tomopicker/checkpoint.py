@@ -16,6 +16,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 
 from tomopicker import __version__
+from tomopicker.calibrate import Calibration
 from tomopicker.config import Config
 from tomopicker.errors import InputError
 from tomopicker.io.whole import whole_file
@@ -46,17 +47,6 @@ class Priors(Described):
     observed: Share
     expected: Share
     unlabelled: Share
-
-
-class Calibration(Described):
-    """Peak scores of labelled particles, by which a cut-off is chosen (see `calibrate`)."""
-
-    labelled_scores: tuple[Finite, ...]
-    """Of the labelled particles that were found."""
-    labelled: Annotated[int, Field(ge=1)]
-    """Labelled particles in all, found or not."""
-    held_out: bool
-    """Whether training had not seen them."""
 
 
 class Description(Described):

@@ -11,15 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from tomopicker.augment import FLIPS
-from tomopicker.calibrate import (
-    MOST_PEAKS,
-    Count,
-    Labelled,
-    automatic_length,
-    estimate_count,
-    false_discovery_rate,
-    probabilities,
-)
+from tomopicker.calibrate import Count, Judged, judge, most_candidates
 from tomopicker.checkpoint import check_weights
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
@@ -38,7 +30,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from tomopicker.checkpoint import Calibration, Checkpoint
+    from tomopicker.checkpoint import Checkpoint
     from tomopicker.config import Config
     from tomopicker.types import Floats, Tomogram
 
@@ -235,13 +227,12 @@ def pick(
         )
     radius = description.radius_voxels
     scores = _for_peaks(scores, config, radius)
-    judged = None
-    if calibration is not None:
-        judged = _judge(scores, calibration, config, radius)
+    candidates = _candidates(scores, config, radius)
+    judged = None if calibration is None else judge(candidates.scores, calibration)
     if judged is not None and automatic:
-        peaks = judged.best(automatic_length(judged.peaks.scores, judged.labelled))
+        peaks = candidates.best(judged.best_length)
     elif judged is not None and cut.fdr is not None:
-        peaks = judged.best(judged.length_at(cut.fdr))
+        peaks = candidates.best(judged.length_at(cut.fdr))
     else:
         spacing = config.peaks.exclusion * radius
         peaks = find_peaks(scores, radius=spacing, count=length, threshold=floor)
@@ -252,55 +243,36 @@ def pick(
         np.minimum(centres, np.array(tomogram.shape) - 0.5),
         voxel_size=tomogram.voxel_size,
         scores=peaks.scores,
-        probabilities=None if judged is None else judged.chances(len(peaks)),
+        probabilities=None if judged is None else _chances(judged, len(peaks)),
         tomograms=[tomogram.name] * len(peaks),
     )
     return Picked(
         particles=particles,
         threshold=float(peaks.scores[-1]) if len(peaks) else None,
-        estimated=None if judged is None else estimate_count(judged.peaks.scores, judged.labelled),
+        estimated=None if judged is None else judged.count,
         lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
     )
 
 
-@dataclass(frozen=True, kw_only=True)
-class _Judged:
-    """All peaks of a tomogram that may be particles, and the labelled scores to judge them by."""
-
-    peaks: Peaks
-    """Down to the lowest labelled score."""
-    labelled: Labelled
-    most: int
-    """Particles that the tomogram can hold."""
-
-    def best(self, count: int) -> Peaks:
-        """The best peaks, not more than there can be particles."""
-        kept = min(count, self.most)
-        return Peaks(voxels=self.peaks.voxels[:kept], scores=self.peaks.scores[:kept])
-
-    def length_at(self, rate: float) -> int:
-        """Number of picks at a false-discovery rate."""
-        rates = false_discovery_rate(self.peaks.scores, self.labelled)
-        return min(int((rates <= rate).sum()), self.most)
-
-    def chances(self, count: int) -> Floats:
-        """(count,) probabilities of the best peaks; 0 below the lowest labelled score."""
-        chances = probabilities(self.peaks.scores, self.labelled)[:count]
-        return np.pad(chances, (0, count - len(chances)))
+def find_candidates(
+    scores: NDArray[np.float32], config: Config, *, radius: float
+) -> tuple[NDArray[np.float64], Floats]:
+    """Find the peaks that a tomogram is judged by, as `find_particles` does (see `calibrate`)."""
+    scores = _for_peaks(scores, config, radius)
+    peaks = _candidates(scores, config, radius)
+    return _centres(scores, peaks, config, radius), peaks.scores
 
 
-def _judge(
-    scores: NDArray[np.float32], calibration: Calibration, config: Config, radius: float
-) -> _Judged:
-    """Find the peaks of smoothed scores, of which picks of any number are the first."""
-    lowest = min(calibration.labelled_scores, default=0.0) - 1e-6
-    peaks = find_peaks(
-        scores, radius=config.peaks.exclusion * radius, count=MOST_PEAKS, threshold=lowest
-    )
-    labelled = Labelled(scores=np.array(calibration.labelled_scores), total=calibration.labelled)
-    # Particles do not fill more than half of a volume, whatever a poor model's peaks suggest.
-    most = max(scores.size // (2 * ball_voxels(radius)), 1)
-    return _Judged(peaks=peaks, labelled=labelled, most=most)
+def _candidates(scores: NDArray[np.float32], config: Config, radius: float) -> Peaks:
+    """Peaks of smoothed scores, of which picks of any number are the first."""
+    spacing = config.peaks.exclusion * radius
+    return find_peaks(scores, radius=spacing, count=most_candidates(scores.size, spacing))
+
+
+def _chances(judged: Judged, count: int) -> Floats:
+    """(count,) probabilities of the best peaks; 0 below the last candidate."""
+    chances = judged.chances[:count]
+    return np.pad(chances, (0, count - len(chances)))
 
 
 def _centres(

@@ -28,6 +28,10 @@ class Peaks:
     def __len__(self) -> int:
         return len(self.voxels)
 
+    def best(self, count: int) -> Peaks:
+        """The first ones."""
+        return Peaks(voxels=self.voxels[:count], scores=self.scores[:count])
+
 
 def find_peaks(
     scores: Volume,

@@ -11,9 +11,9 @@ import numpy as np
 from tomopicker.calibrate import (
     FEWEST_TO_CALIBRATE,
     MATCH_RADII,
-    MOST_PEAKS,
-    estimate_count,
+    count_at_most,
     match_labelled,
+    most_candidates,
 )
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
@@ -279,14 +279,15 @@ def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int, mos
                 "the expected number of particles can only be estimated with the matched filter's "
                 "channel: give --expected N"
             )
-        peaks = find_peaks(correlation, radius=radius, threshold=0.0, count=MOST_PEAKS)
+        candidates = most_candidates(correlation.size, radius)
+        peaks = find_peaks(correlation, radius=radius, count=candidates)
         found = match_labelled(
             peaks.voxels.astype(np.float64),
             peaks.scores,
             part.centres,
             tolerance=MATCH_RADII * radius,
         )
-        total += estimate_count(peaks.scores, found).estimate
+        total += count_at_most(peaks.scores, found)
     # Never fewer than a tenth more than were clicked: hardly anybody clicks all of them. And never
     # more than there is room for, as peaks that a few clicks cannot tell from noise would be.
     return max(min(total, most), 1.1 * clicked)

@@ -16,12 +16,13 @@ from tomopicker.augment import augment
 from tomopicker.calibrate import (
     FEWEST_TO_CALIBRATE,
     MATCH_RADII,
-    MOST_PEAKS,
+    LabelledScores,
+    learn_calibration,
     match_labelled,
 )
-from tomopicker.checkpoint import Calibration, Checkpoint, Description, Priors, load_weights
+from tomopicker.checkpoint import Checkpoint, Description, Priors, load_weights
 from tomopicker.errors import InputError
-from tomopicker.inference import find_particles, network_of, score
+from tomopicker.inference import find_candidates, network_of, score
 from tomopicker.labels import IGNORED, POSITIVE
 from tomopicker.network import build
 from tomopicker.objectives import objective
@@ -170,14 +171,14 @@ def calibrate(
     """
     network = network_of(checkpoint)
     config = task.config
-    scores: list[float] = []
-    total = 0
     held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE
     parts = list(task.validation)
     if not held_out:
         parts += task.training
     # Not by name: two sessions may both have a TS_01.
     volumes = list({id(part.features): part.features for part in parts}.values())
+    judged: list[tuple[Floats, LabelledScores]] = []
+    known = 0
     for number, features in enumerate(volumes):
         volume = score(
             features,
@@ -186,18 +187,14 @@ def calibrate(
             device=device,
             progress=lambda done, n=number: progress((n + done) / len(volumes)),  # type: ignore[misc]
         )
-        centres, ranked = find_particles(
-            volume, config, radius=task.radius, count=MOST_PEAKS, floor=-np.inf
-        )
-        for part in (part for part in parts if part.features is features):
-            found = match_labelled(
-                centres, ranked, part.centres, tolerance=MATCH_RADII * task.radius
-            )
-            scores += found.scores.tolist()
-            total += found.total
-    calibration = Calibration(
-        labelled_scores=tuple(sorted(scores)), labelled=total, held_out=held_out
-    )
+        centres, scores = find_candidates(volume, config, radius=task.radius)
+        labelled = [part.centres for part in parts if part.features is features]
+        tolerance = MATCH_RADII * task.radius
+        found = match_labelled(centres, scores, np.concatenate(labelled), tolerance=tolerance)
+        judged.append((scores, found))
+        everyone = (*task.training, *task.validation)
+        known += sum(len(part.centres) for part in everyone if part.features is features)
+    calibration = learn_calibration(judged, known=known, held_out=held_out)
     return Checkpoint(
         description=checkpoint.description.model_copy(update={"calibration": calibration}),
         weights=checkpoint.weights,
