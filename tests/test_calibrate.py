@@ -1,4 +1,4 @@
-"""Counts and cut-offs follow from labelled particles and unlabelled peaks."""
+"""Counts, chances and cut-offs follow from labelled particles and unlabelled peaks."""
 
 import numpy as np
 import pytest
@@ -6,136 +6,151 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tomopicker.calibrate import (
-    Labelled,
-    automatic_length,
-    estimate_count,
-    false_discovery_rate,
+    LabelledScores,
+    count_at_most,
+    judge,
+    learn_calibration,
     match_labelled,
-    probabilities,
+    most_candidates,
 )
 
 
-def test_the_count_of_a_perfect_list_is_its_length():
-    """Every tenth of 100 peaks is labelled: at the last n = 100 and R = (10 - 1/2) / 10."""
-    scores = np.arange(100.0, 0, -1)
-    labelled = Labelled(scores=scores[9::10], total=10)
-    assert estimate_count(scores, labelled).estimate == pytest.approx(100 / 0.95)
-    assert automatic_length(scores, labelled) == 100
+def _tomogram(rng, particles, *, others=3000, factor=1.0, shift=0.0, apart=4.0):
+    """The 600 best peaks, scores falling, and which of them are particles."""
+    scores = np.concatenate([rng.normal(apart, 1, particles), rng.normal(0, 1, others)])
+    order = np.argsort(-scores)[:600]
+    return factor * scores[order] + shift, order < particles
 
 
-def test_false_peaks_below_the_particles_are_cut_off():
-    particles = np.linspace(10, 5, 200)
-    false = np.linspace(4, 0, 1000)
-    labelled = Labelled(scores=particles[::10], total=20)
-    scores = np.concatenate([particles, false])
-    count = estimate_count(scores, labelled)
-    assert count.low <= 200 <= count.high
-    assert count.estimate == pytest.approx(200, rel=0.1)
-    assert 180 <= automatic_length(scores, labelled) <= 210
+def _calibration(rng, *, particles=150, labelled=40, apart=4.0):
+    scores, true = _tomogram(rng, particles, apart=apart)
+    some = LabelledScores(scores=rng.choice(scores[true], labelled, replace=False), total=labelled)
+    return learn_calibration([(scores, some)], known=labelled, held_out=True)
 
 
-def test_overlapping_scores_are_counted_from_many_labels():
+def _f1(true, length, particles):
+    return 2 * true[:length].sum() / (length + particles)
+
+
+def test_the_particles_of_the_labelled_tomogram_are_counted():
+    for seed in range(5):
+        calibration = _calibration(np.random.default_rng(seed))
+        assert calibration.particles == pytest.approx(150, rel=0.15)
+        assert (calibration.peaks, calibration.labelled) == (600, 40)
+
+
+@pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (0.6, -2.0), (1.5, 3.0)])
+@pytest.mark.parametrize("particles", [60, 150, 250])
+def test_the_list_ends_well_where_all_scores_are_lower_or_higher(factor, shift, particles):
+    """As those of a noisier or a clearer tomogram are, with fewer or more particles."""
+    for seed in range(3):
+        rng = np.random.default_rng(seed)
+        calibration = _calibration(rng)
+        scores, true = _tomogram(rng, particles, factor=factor, shift=shift)
+        judged = judge(scores, calibration)
+        best = max(_f1(true, length, particles) for length in range(1, 601))
+        assert _f1(true, judged.best_length, particles) > best - 0.06
+        assert judged.count.estimate == pytest.approx(particles, rel=0.4)
+        assert judged.count.low < judged.count.estimate < judged.count.high
+
+
+def test_the_interval_mostly_holds_the_number_of_particles():
+    held = 0
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        calibration = _calibration(rng)
+        scores, _ = _tomogram(rng, 100, factor=0.8)
+        count = judge(scores, calibration).count
+        held += count.low <= 100 <= count.high
+    assert held >= 16
+
+
+def test_chances_are_close_to_the_share_of_particles():
+    chances, true = [], []
+    for seed in range(20):
+        rng = np.random.default_rng(seed)
+        calibration = _calibration(rng, apart=3.0)
+        scores, is_particle = _tomogram(rng, 120, factor=0.7, shift=-1.0, apart=3.0)
+        chances.append(judge(scores, calibration).chances)
+        true.append(is_particle)
+    stated, share = np.concatenate(chances), np.concatenate(true)
+    for low, high in ((0, 0.1), (0.1, 0.4), (0.4, 0.8), (0.8, 1.01)):
+        rows = (stated >= low) & (stated < high)
+        assert rows.sum() > 100
+        assert stated[rows].mean() == pytest.approx(share[rows].mean(), abs=0.15)
+
+
+def test_a_rate_of_false_picks_is_about_kept():
+    rates = []
+    for seed in range(10):
+        rng = np.random.default_rng(seed)
+        calibration = _calibration(rng)
+        scores, true = _tomogram(rng, 120, factor=0.7)
+        length = judge(scores, calibration).length_at(0.1)
+        assert true[:length].sum() > 60
+        rates.append(1 - true[:length].mean())
+    assert np.mean(rates) < 0.15
+
+
+def test_scores_in_other_units_are_judged_alike():
     rng = np.random.default_rng(0)
-    particles, false = rng.normal(3, 1, 1000), rng.normal(0, 1, 4000)
-    labelled = Labelled(scores=particles[:200], total=200)
-    scores = np.sort(np.concatenate([particles, false]))[::-1]
-    count = estimate_count(scores, labelled)
-    assert count.estimate == pytest.approx(1000, rel=0.15)
-    assert count.low < 1000 < count.high
-    # No more false picks than asked for, and most of the particles that could be kept.
-    kept = scores[false_discovery_rate(scores, labelled) <= 0.1]
-    assert np.isin(kept, false).mean() <= 0.1
-    assert np.isin(kept, particles).sum() >= 600
+    calibration = _calibration(rng)
+    scores, _ = _tomogram(rng, 100)
+    judged, other = judge(scores, calibration), judge(40 * scores - 7, calibration)
+    np.testing.assert_allclose(judged.chances, other.chances, atol=1e-3)
 
 
-def test_labelled_particles_that_were_missed_raise_the_count():
-    scores = np.arange(50.0, 0, -1)
-    all_found = estimate_count(scores, Labelled(scores=scores[::5], total=10)).estimate
-    half_found = estimate_count(scores, Labelled(scores=scores[::5], total=20)).estimate
-    assert half_found == pytest.approx(2 * all_found, rel=0.1)
-
-
-def test_without_a_labelled_peak_nothing_is_claimed():
-    labelled = Labelled(scores=np.empty(0), total=5)
-    scores = np.arange(10.0, 0, -1)
-    count = estimate_count(scores, labelled)
-    assert (count.estimate, count.high) == (0, 10)
-    assert automatic_length(scores, labelled) == 0
-    assert (false_discovery_rate(scores, labelled) == 1).all()
-
-
-def test_peaks_all_below_the_labelled_ones_leave_the_count_open():
-    labelled = Labelled(scores=np.array([7.0, 8.0, 9.0]), total=3)
-    count = estimate_count(np.arange(6.0, 0, -1), labelled)
-    assert (count.estimate, count.low, count.high) == (0, 0, 6)
-
-
-@settings(deadline=None)
-@given(
-    scores=st.lists(st.floats(-10, 10), min_size=1, max_size=60),
-    labelled=st.lists(st.floats(-10, 10), min_size=1, max_size=20),
-)
-def test_the_false_discovery_rate_never_falls_down_the_list(scores, labelled):
-    ranked = np.sort(np.array(scores))[::-1]
-    rate = false_discovery_rate(ranked, Labelled(scores=np.array(labelled), total=len(labelled)))
-    assert (np.diff(rate) >= 0).all()
-    assert ((rate >= 0) & (rate <= 1)).all()
-
-
-@settings(deadline=None)
+@settings(deadline=None, max_examples=25)
 @given(
     scores=st.lists(st.integers(-10, 10) | st.floats(-10, 10), max_size=60),
     found=st.lists(st.integers(-10, 10) | st.floats(-10, 10), max_size=20),
     missed=st.integers(0, 5),
 )
-def test_probabilities_never_rise_and_add_up_to_the_expected_hits(scores, found, missed):
+def test_whatever_the_peaks_chances_never_rise_and_lists_are_consistent(scores, found, missed):
     ranked = np.sort(np.array(scores, dtype=np.float64))[::-1]
-    labelled = Labelled(scores=np.array(found, dtype=np.float64), total=len(found) + missed)
-    chances = probabilities(ranked, labelled)
+    labelled = LabelledScores(scores=np.array(found, dtype=np.float64), total=len(found) + missed)
+    calibration = learn_calibration([(ranked, labelled)], known=len(found), held_out=False)
+    judged = judge(ranked, calibration)
+    chances = judged.chances
     assert chances.shape == ranked.shape
     assert ((chances >= 0) & (chances <= 1)).all()
     assert (np.diff(chances) <= 1e-12).all()
     assert (chances[:-1][np.diff(ranked) == 0] == chances[1:][np.diff(ranked) == 0]).all()
-    possible = np.count_nonzero(ranked >= min(found, default=np.inf))
-    hits = estimate_count(ranked, labelled).estimate * len(found) / max(labelled.total, 1)
-    assert chances.sum() == pytest.approx(min(hits, possible))
-    assert not chances[possible:].any()
+    assert 0 <= judged.count.low <= judged.count.estimate <= judged.count.high
+    lengths = [judged.length_at(rate) for rate in (0.0, 0.05, 0.2, 1.0)]
+    assert lengths == sorted(lengths)
+    assert 0 <= judged.best_length <= len(ranked)
 
 
-def test_particles_apart_from_the_rest_are_certain_and_the_rest_is_not_theirs():
-    particles, false = np.linspace(10, 5, 200), np.linspace(4, 0, 1000)
-    labelled = Labelled(scores=particles[9::10], total=20)
-    chances = probabilities(np.concatenate([particles, false]), labelled)
-    assert (chances[:200] == 1).all()
-    assert (chances[200:] == 0).all()
+def test_without_a_labelled_peak_nothing_is_claimed():
+    scores = np.arange(10.0, 0, -1)
+    none_found = LabelledScores(scores=np.empty(0), total=5)
+    judged = judge(scores, learn_calibration([(scores, none_found)], known=5, held_out=True))
+    assert (judged.count.estimate, judged.count.high) == (0, 10)
+    assert judged.best_length == 0
+    assert not judged.chances.any()
+    calibration = _calibration(np.random.default_rng(0))
+    assert judge(np.empty(0), calibration).best_length == 0
 
 
-def test_probabilities_are_close_to_the_share_of_particles():
-    """Over twenty tomograms without labels; the scores are three standard deviations apart."""
-    rng = np.random.default_rng(0)
-    chances, true = [], []
-    for _ in range(20):
-        scores = np.concatenate([rng.normal(3, 1, 400), rng.normal(0, 1, 2000)])
-        order = np.argsort(-scores)
-        labelled = Labelled(scores=rng.normal(3, 1, 100), total=100)
-        chances.append(probabilities(scores[order], labelled))
-        true.append(order < 400)
-    stated, share = np.concatenate(chances), np.concatenate(true)
-    for low, high in ((0, 0.1), (0.1, 0.3), (0.3, 0.7), (0.7, 1.01)):
-        rows = (stated >= low) & (stated < high)
-        assert rows.sum() > 300
-        # Peaks above the deciding cut-off all count as particles, so those below come out low.
-        assert stated[rows].mean() == pytest.approx(share[rows].mean(), abs=0.15)
-    assert stated.sum() == pytest.approx(share.sum(), rel=0.1)
+def test_the_bound_of_a_perfect_list_is_its_length():
+    """Every tenth of 100 peaks is labelled: at the last n = 100 and R = (10 - 1/2) / 10."""
+    scores = np.arange(100.0, 0, -1)
+    labelled = LabelledScores(scores=scores[9::10], total=10)
+    assert count_at_most(scores, labelled) == pytest.approx(100 / 0.95)
+    assert count_at_most(scores, LabelledScores(scores=np.empty(0), total=3)) == 100
 
 
-def test_without_a_count_no_peak_has_a_probability():
-    scores = np.arange(6.0, 0, -1)
-    none_found = Labelled(scores=np.empty(0), total=3)
-    all_better = Labelled(scores=np.array([7.0, 8.0, 9.0]), total=3)
-    assert not probabilities(scores, none_found).any()
-    assert not probabilities(scores, all_better).any()
-    assert probabilities(np.empty(0), all_better).shape == (0,)
+def test_labelled_particles_that_were_missed_raise_the_bound():
+    scores = np.arange(50.0, 0, -1)
+    all_found = count_at_most(scores, LabelledScores(scores=scores[::5], total=10))
+    half_found = count_at_most(scores, LabelledScores(scores=scores[::5], total=20))
+    assert half_found == pytest.approx(2 * all_found, rel=0.1)
+
+
+def test_candidates_fill_half_of_the_volume():
+    assert most_candidates(1000 * 2 * 33, 2) == 1000  # a ball of radius 2 has 33 voxels
+    assert most_candidates(5, 7) == 1
 
 
 def test_the_best_peak_near_a_label_is_that_particle():

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from tomopicker.checkpoint import Calibration, Checkpoint, Description, Priors
+from tomopicker.calibrate import LabelledScores, learn_calibration
+from tomopicker.checkpoint import Checkpoint, Description, Priors
 from tomopicker.config import preset
 from tomopicker.errors import InputError
 from tomopicker.features import compute_features
@@ -188,33 +189,39 @@ def test_the_list_ends_at_the_count_the_threshold_or_the_expected_number():
     assert nothing.threshold is None
 
 
+def _calibration():
+    """Of a model whose particles score well above other peaks."""
+    scores = np.concatenate([np.linspace(13, 8, 20), np.linspace(3, 0, 100)])
+    labelled = LabelledScores(scores=scores[:20:2], total=10)
+    return learn_calibration([(scores, labelled)], known=15, held_out=True)
+
+
 def test_a_calibrated_list_ends_by_itself_or_at_a_false_discovery_rate():
     scores, tomogram = _volume_of_peaks()
-    calibration = Calibration(labelled_scores=(8.0, 9.0, 11.0, 12.0), labelled=4, held_out=True)
-    checkpoint = _checkpoint(calibration=calibration, peaks__smoothing=0, peaks__subvoxel=False)
+    checkpoint = _checkpoint(calibration=_calibration(), peaks__smoothing=0, peaks__subvoxel=False)
     automatic = pick(scores, tomogram, checkpoint, Cut())
-    assert automatic.particles.scores.tolist() == [12, 11, 10, 9, 8]
-    assert automatic.estimated.estimate == pytest.approx(5 / 0.875)
-    strict = pick(scores, tomogram, checkpoint, Cut(fdr=0.0))
-    assert 0 < len(strict.particles) <= 5
+    ranked = np.arange(12, 0, -1)
+    length = len(automatic.particles)
+    assert 0 < length <= 12
+    assert automatic.particles.scores.tolist() == ranked[:length].tolist()
+    strict = pick(scores, tomogram, checkpoint, Cut(fdr=0.05))
+    assert len(strict.particles) == automatic.lengths[0.05]
+    loose = pick(scores, tomogram, checkpoint, Cut(fdr=0.2))
+    assert len(loose.particles) == automatic.lengths[0.2] >= len(strict.particles)
 
 
 def test_however_a_calibrated_list_ends_its_probabilities_are_those_of_the_tomogram():
     scores, tomogram = _volume_of_peaks()
-    calibration = Calibration(labelled_scores=(8.0, 9.0, 11.0, 12.0), labelled=4, held_out=True)
-    checkpoint = _checkpoint(calibration=calibration, peaks__smoothing=0, peaks__subvoxel=False)
-    # 12 down to 8 are five peaks as good as the labelled ones; the other seven are worse.
-    for cut, chances in (
-        (Cut(), [1] * 5),
-        (Cut(count=3), [1] * 3),
-        (Cut(count=7), [1] * 5 + [0] * 2),
-        (Cut(threshold=9.5), [1] * 3),
-        (Cut(threshold=6.5), [1] * 5 + [0]),
-    ):
+    checkpoint = _checkpoint(calibration=_calibration(), peaks__smoothing=0, peaks__subvoxel=False)
+    everything = pick(scores, tomogram, checkpoint, Cut(count=12))
+    chances = everything.particles.probabilities
+    assert chances.max() > 0
+    for cut in (Cut(), Cut(count=3), Cut(threshold=9.5), Cut(threshold=6.5)):
         picked = pick(scores, tomogram, checkpoint, cut)
-        assert picked.particles.probabilities.tolist() == chances
-        assert picked.estimated.estimate == pytest.approx(5 / 0.875)
-        assert picked.lengths == {0.05: 5, 0.1: 5, 0.2: 5}
+        length = len(picked.particles)
+        assert picked.particles.probabilities.tolist() == chances[:length].tolist()
+        assert picked.estimated == everything.estimated
+        assert picked.lengths == everything.lengths
     paper = pick(scores, tomogram, _checkpoint("paper"), Cut(count=3))
     assert (paper.particles.probabilities, paper.estimated, paper.lengths) == (None, None, {})
 
@@ -225,13 +232,12 @@ def test_a_false_discovery_rate_needs_a_calibrated_model():
         pick(scores, tomogram, _checkpoint("paper"), Cut(fdr=0.05))
 
 
-def test_an_automatic_list_never_fills_more_than_half_of_the_volume():
-    """A ball of radius 3 has 123 voxels, so 48,778 voxels hold at most 198 of them."""
+def test_a_list_that_ends_by_itself_never_fills_more_than_half_of_the_volume():
+    """Peaks stand 0.8 of a radius of 3 apart; a ball of radius 2.4 has 57 voxels."""
     tomogram = _tomogram(shape=(29, 29, 58))
     scores = tomogram.data.astype(np.float32)
-    calibration = Calibration(labelled_scores=(-50.0, -40.0), labelled=2, held_out=True)
-    picked = pick(scores, tomogram, _checkpoint(calibration=calibration), Cut())
-    assert 0 < len(picked.particles) <= 29 * 29 * 58 // (2 * 123)
+    picked = pick(scores, tomogram, _checkpoint(calibration=_calibration()), Cut())
+    assert len(picked.particles) <= 29 * 29 * 58 // (2 * 57)
 
 
 def test_no_peak_is_taken_within_the_margin_of_a_face_nor_hides_one_beyond_it():
