@@ -43,6 +43,7 @@ FEWEST_TO_CALIBRATE = 10
 _UNIT_SHARE = 6
 """One unit of z is the score of the best sixth of the peaks above that of the last one."""
 
+_FARTHEST = 1000.0
 _BINS = 200
 
 _LEAST_RECALL = 0.4
@@ -70,7 +71,7 @@ class Calibration(BaseModel):
     labelled_scores: tuple[Finite, ...]
     """Of the labelled particles that were found, in units of z."""
     labelled: Annotated[int, Field(ge=1)]
-    """LabelledScores particles in all, found or not."""
+    """Labelled particles in all, found or not."""
     held_out: bool
     """Whether training had not seen them."""
     peaks: Annotated[int, Field(ge=0)]
@@ -99,7 +100,7 @@ class LabelledScores:
     scores: Floats
     """(k,) of those that were found, any order."""
     total: int
-    """LabelledScores particles, found or not."""
+    """Labelled particles, found or not."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -213,9 +214,8 @@ def learn_calibration(
     for scores, labelled in tomograms:
         bound += count_at_most(scores, labelled)
         if len(scores):
-            floor, unit = _scale(scores)
-            standard.append((scores - floor) / unit)
-            found.append((labelled.scores - floor) / unit)
+            standard.append(_standard(scores, scores))
+            found.append(_standard(labelled.scores, scores))
     z = np.concatenate([*standard, np.empty(0)])
     scores = np.concatenate([*found, np.empty(0)])
     total = sum(labelled.total for _, labelled in tomograms)
@@ -266,8 +266,7 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
         # Nothing to judge by: another particle's model, or no peak at all.
         nothing = Count(estimate=0.0, low=0.0, high=float(len(scores)))
         return Judged(chances=np.zeros(len(scores)), count=nothing)
-    floor, unit = _scale(scores)
-    z = (scores - floor) / unit
+    z = _standard(scores, scores)
     counts, centres, width = _histogram(z)
     labelled = np.array(calibration.labelled_scores)
     mean, deviation = _location(labelled)
@@ -312,13 +311,15 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
     )
 
 
-def _scale(scores: Floats) -> tuple[float, float]:
-    """Floor and unit of z of scores in descending order."""
-    floor = float(scores[-1])
-    unit = float(scores[len(scores) // _UNIT_SHARE]) - floor
+def _standard(scores: Floats, candidates: Floats) -> Floats:
+    """z of scores, in units of the candidates' scores, which are in descending order."""
+    floor = float(candidates[-1])
+    unit = float(candidates[len(candidates) // _UNIT_SHARE]) - floor
     if not unit > 0:  # all alike
-        unit = max(float(scores[0]) - floor, 1.0)
-    return floor, unit
+        unit = max(float(candidates[0]) - floor, 1.0)
+    # Where most are nearly alike, one that is not would be at infinity.
+    z: Floats = np.clip((scores - floor) / unit, 0.0, _FARTHEST)
+    return z
 
 
 def _location(labelled: Floats) -> tuple[float, float]:
