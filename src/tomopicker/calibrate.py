@@ -16,7 +16,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -234,7 +233,7 @@ def learn_calibration(
         prior += 0.5 * ((values[3] - likely) / _BOUND_SPREAD) ** 2
         return _misfit(counts, (others + particles) * width) + float(prior)
 
-    bounds = [(-20.0, 25.0), (-6.0, 3.0), (-8.0, 3.0), (least, max(likely, least) + 2)]
+    bounds = [(-20.0, 25.0), (-6.0, 3.0), (-8.0, 3.0), (least, likely + 2)]
     starts = [(start, 0.5, -2.0, likely + step) for step in (-0.5, 0.0, 0.5)]
     best = _least(cost, starts, bounds)
     return Calibration(
@@ -338,8 +337,7 @@ def _others(z: Floats, level: float, log_slope: float, log_curvature: float) -> 
 def _histogram(z: Floats) -> tuple[NDArray[np.int64], Floats, float]:
     """Numbers of peaks in narrow bins, the bins' centres and their width."""
     counts, edges = np.histogram(z, bins=_BINS, range=(0.0, float(z.max(initial=0.0)) + 1e-6))
-    centres = np.array([(low + high) / 2 for low, high in pairwise(edges)])
-    return counts, centres, float(edges[1] - edges[0])
+    return counts, (edges[:-1] + edges[1:]) / 2, float(edges[1] - edges[0])
 
 
 def _misfit(counts: NDArray[np.int64], expected: Floats) -> float:

@@ -227,14 +227,17 @@ def pick(
         )
     radius = description.radius_voxels
     scores = _for_peaks(scores, config, radius)
-    candidates = _candidates(scores, config, radius)
-    judged = None if calibration is None else judge(candidates.scores, calibration)
+    spacing = config.peaks.exclusion * radius
+    judged = None
+    if calibration is not None:
+        most = most_candidates(scores.size, spacing)
+        candidates = find_peaks(scores, radius=spacing, count=most)
+        judged = judge(candidates.scores, calibration)
     if judged is not None and automatic:
         peaks = candidates.best(judged.best_length)
     elif judged is not None and cut.fdr is not None:
         peaks = candidates.best(judged.length_at(cut.fdr))
     else:
-        spacing = config.peaks.exclusion * radius
         peaks = find_peaks(scores, radius=spacing, count=length, threshold=floor)
     centres = _centres(scores, peaks, config, radius)
     # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
@@ -258,15 +261,8 @@ def find_candidates(
     scores: NDArray[np.float32], config: Config, *, radius: float
 ) -> tuple[NDArray[np.float64], Floats]:
     """Find the peaks that a tomogram is judged by, as `find_particles` does (see `calibrate`)."""
-    scores = _for_peaks(scores, config, radius)
-    peaks = _candidates(scores, config, radius)
-    return _centres(scores, peaks, config, radius), peaks.scores
-
-
-def _candidates(scores: NDArray[np.float32], config: Config, radius: float) -> Peaks:
-    """Peaks of smoothed scores, of which picks of any number are the first."""
-    spacing = config.peaks.exclusion * radius
-    return find_peaks(scores, radius=spacing, count=most_candidates(scores.size, spacing))
+    most = most_candidates(scores.size, config.peaks.exclusion * radius)
+    return find_particles(scores, config, radius=radius, count=most, floor=-np.inf)
 
 
 def _chances(judged: Judged, count: int) -> Floats:

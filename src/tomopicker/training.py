@@ -177,6 +177,7 @@ def calibrate(
         parts += task.training
     # Not by name: two sessions may both have a TS_01.
     volumes = list({id(part.features): part.features for part in parts}.values())
+    everyone = (*task.training, *task.validation)
     judged: list[tuple[Floats, LabelledScores]] = []
     known = 0
     for number, features in enumerate(volumes):
@@ -192,7 +193,6 @@ def calibrate(
         tolerance = MATCH_RADII * task.radius
         found = match_labelled(centres, scores, np.concatenate(labelled), tolerance=tolerance)
         judged.append((scores, found))
-        everyone = (*task.training, *task.validation)
         known += sum(len(part.centres) for part in everyone if part.features is features)
     calibration = learn_calibration(judged, known=known, held_out=held_out)
     return Checkpoint(
