@@ -44,6 +44,9 @@ if TYPE_CHECKING:
 _VALIDATION_WINDOWS = 16
 """Windows that one epoch of `crops` is validated on: enough to rank epochs, a second or two."""
 
+_STEPS_UNREAD = 10
+"""Steps between looks at the loss: reading it makes the loop wait until a GPU has caught up."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -52,7 +55,8 @@ class Step:
     epoch: int
     step: int
     steps: int
-    loss: float
+    loss: Tensor
+    """A scalar on the device of training; reading it waits for the step."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -96,7 +100,10 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
         load_weights(network, first)
         first = {name: tensor.to(device) for name, tensor in first.items()}
     network.to(device)
-    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
+    if device == "cpu":
+        # A CPU's convolutions are a fifth faster where a voxel's channels lie beside each other.
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # no stub
+    optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     average: dict[str, Tensor] | None = None
     history: list[dict[str, float | None]] = []
     if resume is not None:
@@ -113,24 +120,21 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
             group["lr"] = rate
         network.train()
         batches = list(_batches(task, rng))
-        losses = []
+        losses: list[Tensor] = []
         for step, windows in enumerate(batches, start=1):
-            volumes, labels = _load(task.training, windows)
+            volumes, labels = _load(task, windows)
+            volumes, labels = volumes.to(device), labels.to(device)
             if task.config.sampling.augment:
                 volumes, labels = augment(volumes, labels, rng=rng)
-            volumes, labels = volumes.to(device), labels.to(device)
             optimiser.zero_grad(set_to_none=True)
             risk = compute_risk(network(volumes).flatten(), labels.flatten(), task.prior)
             # torch's stub leaves backward untyped.
             risk.loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             steps_done += 1
-            losses.append(float(risk.value))
-            if not math.isfinite(losses[-1]):
-                raise FloatingPointError(
-                    f"the loss is {losses[-1]} in epoch {number}: try a lower rate, such as "
-                    f"--set training.learning_rate={settings.learning_rate / 10:g}"
-                )
+            losses.append(risk.value)
+            if step % _STEPS_UNREAD == 0 or step == len(batches):
+                _check_finite(losses[-_STEPS_UNREAD:], number, settings)
             if settings.ema:
                 average = _averaged(average, network, settings.ema, steps_done)
             yield Step(epoch=number, step=step, steps=len(batches), loss=losses[-1])
@@ -140,7 +144,7 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
         row: dict[str, float | None] = {
             "epoch": number,
             "steps": len(batches),
-            "loss": float(np.mean(losses)),
+            "loss": float(np.mean(torch.stack(losses).tolist())),
             "validation_ap": measure,
             "learning_rate": rate,
             "seconds": perf_counter() - started,
@@ -286,20 +290,27 @@ def _anywhere(part: Labelled, side: int, rng: np.random.Generator) -> Window:
     return Window(corner=(z, y, x), shape=(side, side, side))
 
 
-def _load(
-    parts: Sequence[Labelled], windows: Sequence[tuple[int, Window, bool]]
-) -> tuple[Tensor, Tensor]:
+def _load(task: Task, windows: Sequence[tuple[int, Window, bool]]) -> tuple[Tensor, Tensor]:
     """(b, c, s, s, s) channels and (b, s, s, s) labels of a batch."""
-    volumes, labels = [], []
-    for number, window, positives_only in windows:
-        volume, label = parts[number].sample(window)
+    side, channels = task.config.sampling.side, 1 + task.config.network.filter_channel
+    volumes = np.empty((len(windows), channels, side, side, side), dtype=np.float32)
+    labels = np.empty((len(windows), side, side, side), dtype=np.uint8)
+    for i, (number, window, positives_only) in enumerate(windows):
+        volumes[i], labels[i] = task.training[number].sample(window)
         if positives_only:
             # Unlabelled voxels near a click are no fair sample of all unlabelled voxels, whose
             # mean the objective needs; the uniform windows give that one.
-            label = np.where(label == POSITIVE, label, IGNORED).astype(np.uint8)
-        volumes.append(volume)
-        labels.append(label)
-    return torch.from_numpy(np.stack(volumes)), torch.from_numpy(np.stack(labels))
+            labels[i][labels[i] != POSITIVE] = IGNORED
+    return torch.from_numpy(volumes), torch.from_numpy(labels)
+
+
+def _check_finite(losses: Sequence[Tensor], epoch: int, settings: TrainingSettings) -> None:
+    for loss in torch.stack(list(losses)).tolist():
+        if not math.isfinite(loss):
+            raise FloatingPointError(
+                f"the loss is {loss} in epoch {epoch}: try a lower rate, such as "
+                f"--set training.learning_rate={settings.learning_rate / 10:g}"
+            )
 
 
 def _validation_windows(part: Labelled, sampling: Sampling) -> list[Window]:
@@ -323,14 +334,18 @@ def _validate(
     network: nn.Module, task: Task, windows: Sequence[Sequence[Window]], device: str
 ) -> float:
     network.eval()
+    batch = task.config.training.batch
     scores, positive = [], []
     for part, of_part in zip(task.validation, windows, strict=True):
-        for window in of_part:
-            volume, label = part.sample(window)
-            logits = network(torch.from_numpy(volume)[None].to(device))[0].cpu().numpy()
-            counted = label != IGNORED
+        # In batches, which take less than half of the time of one window after the other.
+        for start in range(0, len(of_part), batch):
+            samples = [part.sample(window) for window in of_part[start : start + batch]]
+            volumes = torch.from_numpy(np.stack([volume for volume, _ in samples]))
+            labels = np.stack([label for _, label in samples])
+            logits = network(volumes.to(device)).cpu().numpy()
+            counted = labels != IGNORED
             scores.append(logits[counted])
-            positive.append(label[counted] == POSITIVE)
+            positive.append(labels[counted] == POSITIVE)
     return average_precision(np.concatenate(scores), np.concatenate(positive))
 
 
@@ -458,8 +473,9 @@ def _restore(
     if task.config.training.ema:
         average = {name: tensor.to(device) for name, tensor in stored("average.").items()}
     for name, parameter in network.named_parameters():
-        optimiser.state[parameter] = {
-            key: state[f"adam.{key}.{name}"].to(parameter.device if key != "step" else "cpu")
-            for key in ("step", "exp_avg", "exp_avg_sq")
-        }
+        optimiser.state[parameter] = {"step": state[f"adam.step.{name}"].to(parameter.device)}
+        for key in ("exp_avg", "exp_avg_sq"):
+            # In the parameter's own order in memory, which the fused step takes for granted.
+            stored_moment = state[f"adam.{key}.{name}"]
+            optimiser.state[parameter][key] = torch.empty_like(parameter).copy_(stored_moment)
     return average, list(described.history)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import math
 import os
 import re
 import signal
@@ -38,6 +39,9 @@ if TYPE_CHECKING:
 console = Console(stderr=True, highlight=False, markup=False)
 """Messages and progress; standard output is for results."""
 
+_GLANCE = 0.1
+"""Seconds between moves of a bar that cost something."""
+
 
 @dataclass(kw_only=True)
 class Bar:
@@ -46,9 +50,16 @@ class Bar:
     progress: Progress
     task: TaskID
     notes: str = ""
+    shown: float = -math.inf
+    """Monotonic time of the last move."""
+
+    def is_due(self) -> bool:
+        """Whether somebody looks, and has seen the last move for a while."""
+        return not self.progress.disable and time.monotonic() - self.shown > _GLANCE
 
     def show(self, share: float, message: str = "") -> None:
         """Move the bar to a share of the work."""
+        self.shown = time.monotonic()
         text = "  ".join(part for part in (message, self.notes) if part)
         self.progress.update(self.task, completed=share, message=text)
 

@@ -187,8 +187,10 @@ def _train(run: Run, task: Task, *, resume: bool, device: str) -> Checkpoint:
     with run.progress("Training") as bar:
         for event in fit(task, resume=start, device=device):
             if not isinstance(event, Epoch):
-                done = event.epoch - 1 + event.step / event.steps
-                bar.show(done / task.config.training.epochs, f"loss {event.loss:.3f}")
+                # To read the loss is to wait for a GPU: not after every step of a few milliseconds.
+                if bar.is_due():
+                    done = event.epoch - 1 + event.step / event.steps
+                    bar.show(done / task.config.training.epochs, f"loss {event.loss:.3f}")
                 continue
             run.save_epoch(event)
             measure = event.measures["validation_ap"] or 0.0
