@@ -1,6 +1,7 @@
 """Augmentation varies a batch as tomograms vary, and keeps labels in place."""
 
 import numpy as np
+import pytest
 import torch
 
 from tomopicker.augment import FLIPS, augment
@@ -53,3 +54,19 @@ def test_the_same_generator_gives_the_same_batch():
     first, _ = augment(volumes, labels, rng=np.random.default_rng(3))
     second, _ = augment(volumes, labels, rng=np.random.default_rng(3))
     assert torch.equal(first, second)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_parts_of_a_batch_are_varied_as_the_whole_batch_is(channels):
+    volumes, labels = _batch(channels, np.random.default_rng(4))
+    whole = augment(volumes, labels, rng=np.random.default_rng(5))
+    for first, stop in ((0, 2), (2, 3), (3, 3)):
+        part, part_labels = augment(
+            volumes[first:stop],
+            labels[first:stop],
+            rng=np.random.default_rng(5),
+            first=first,
+            total=3,
+        )
+        assert torch.equal(part, whole[0][first:stop])
+        assert torch.equal(part_labels, whole[1][first:stop])

@@ -10,11 +10,13 @@ from __future__ import annotations
 from itertools import product
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 
 if TYPE_CHECKING:
-    import numpy as np
     from torch import Tensor
+
+    from tomopicker.types import Floats
 
 FLIPS: tuple[tuple[int, ...], ...] = tuple(
     tuple(axis for axis, flip in zip((-3, -2, -1), choice, strict=True) if flip)
@@ -23,8 +25,15 @@ FLIPS: tuple[tuple[int, ...], ...] = tuple(
 """The eight wedge-legal flips, as the axes to reverse; the first reverses none."""
 
 
-def augment(volumes: Tensor, labels: Tensor, *, rng: np.random.Generator) -> tuple[Tensor, Tensor]:
-    """Vary a batch as tomograms vary.
+def augment(
+    volumes: Tensor,
+    labels: Tensor,
+    *,
+    rng: np.random.Generator,
+    first: int = 0,
+    total: int | None = None,
+) -> tuple[Tensor, Tensor]:
+    """Vary a batch as tomograms vary, on the device that it is on.
 
     Parameters
     ----------
@@ -33,51 +42,61 @@ def augment(volumes: Tensor, labels: Tensor, *, rng: np.random.Generator) -> tup
         correlation with the matched filter, which is flipped and scaled but has its own noise.
     labels
         (b, z, y, x), flipped along.
+    rng
+        The same one gives the same batch on devices of one kind; noise made on a GPU is another
+        than that made on a CPU.
+    first, total
+        Where these windows are only some of a batch: the place of the first of them, and the
+        windows of the whole batch. Each is then varied as it would be among all of them.
 
     Returns
     -------
     tuple
         New tensors of the same shapes.
     """
-    flipped_volumes, flipped_labels = [], []
-    for volume, label in zip(volumes, labels, strict=True):
-        axes = FLIPS[int(rng.integers(len(FLIPS)))]
-        flipped_volumes.append(torch.flip(volume, axes) if axes else volume)
-        flipped_labels.append(torch.flip(label, axes) if axes else label)
-    batch, new_labels = torch.stack(flipped_volumes), torch.stack(flipped_labels)
+    total = len(volumes) if total is None else total
+    here = slice(first, first + len(volumes))
+    batch, new_labels = volumes.clone(), labels.clone()
+    choices = [FLIPS[int(rng.integers(len(FLIPS)))] for _ in range(total)]
+    for i, axes in enumerate(choices[here]):
+        if axes:
+            batch[i], new_labels[i] = volumes[i].flip(axes), labels[i].flip(axes)
 
-    density = _vary_spectrum(batch[:, 0], rng)
-    density = density * _per_window(rng.lognormal(0.0, 0.15, len(batch)), density)
-    density = density + _per_window(rng.normal(0.0, 0.1, len(batch)), density)
-    density = _add_noise(density, rng.uniform(0.0, 0.4, len(batch)), rng)
+    density = _vary_spectrum(batch[:, 0], rng.normal(0.0, 0.5, total)[here])
+    density = density * _per_window(rng.lognormal(0.0, 0.15, total)[here], density)
+    density = density + _per_window(rng.normal(0.0, 0.1, total)[here], density)
+    density = density + _noise(density, rng.uniform(0.0, 0.4, total), rng, here)
     if batch.shape[1] == 1:
         return density[:, None], new_labels
     correlation = batch[:, 1]
-    correlation = correlation * _per_window(rng.lognormal(0.0, 0.1, len(batch)), correlation)
-    correlation = _add_noise(correlation, rng.uniform(0.0, 0.2, len(batch)), rng)
+    correlation = correlation * _per_window(rng.lognormal(0.0, 0.1, total)[here], correlation)
+    correlation = correlation + _noise(correlation, rng.uniform(0.0, 0.2, total), rng, here)
     return torch.stack([density, correlation], dim=1), new_labels
 
 
-def _per_window(values: np.ndarray[tuple[int], np.dtype[np.float64]], like: Tensor) -> Tensor:
-    return torch.as_tensor(values, dtype=like.dtype, device=like.device)[:, None, None, None]
+def _per_window(values: Floats, like: Tensor) -> Tensor:
+    # Not every device knows double precision.
+    return torch.from_numpy(values.astype(np.float32)).to(like.device)[:, None, None, None]
 
 
-def _add_noise(
-    density: Tensor, sigmas: np.ndarray[tuple[int], np.dtype[np.float64]], rng: np.random.Generator
-) -> Tensor:
-    generator = torch.Generator(device=density.device).manual_seed(int(rng.integers(2**62)))
-    noise = torch.randn(density.shape, generator=generator, device=density.device)
-    return density + noise * _per_window(sigmas, density)
+def _noise(like: Tensor, sigmas: Floats, rng: np.random.Generator, here: slice) -> Tensor:
+    """White noise for some windows of a batch, made for all of them: one seed for a batch."""
+    generator = torch.Generator(device=like.device).manual_seed(int(rng.integers(2**62)))
+    shape = (len(sigmas), *like.shape[1:])
+    noise = torch.randn(shape, generator=generator, device=like.device)
+    return noise[here] * _per_window(sigmas[here], like)
 
 
-def _vary_spectrum(density: Tensor, rng: np.random.Generator) -> Tensor:
+def _vary_spectrum(density: Tensor, slopes: Floats) -> Tensor:
     """Tilt the amplitude spectrum: exp(a f), f from 0 at the origin to 1 at the Nyquist limit."""
+    if not len(density):  # of which not every library can make a transform
+        return density
     frequencies = [torch.fft.fftfreq(n, device=density.device) for n in density.shape[1:3]]
     frequencies.append(torch.fft.rfftfreq(density.shape[3], device=density.device))
     z, y, x = torch.meshgrid(*frequencies, indexing="ij")
     radius = 2 * torch.sqrt(z**2 + y**2 + x**2)
-    slopes = _per_window(rng.normal(0.0, 0.5, len(density)), density)
-    spectrum = torch.fft.rfftn(density, dim=(1, 2, 3)) * torch.exp(slopes * radius)
+    tilt = torch.exp(_per_window(slopes, density) * radius)
+    spectrum = torch.fft.rfftn(density, dim=(1, 2, 3)) * tilt
     varied: Tensor = torch.fft.irfftn(spectrum, s=density.shape[1:], dim=(1, 2, 3))
     # Keep the standard deviation: contrast is varied on its own.
     return (
