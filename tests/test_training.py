@@ -14,6 +14,7 @@ from tomopicker.task import _split, prepare
 from tomopicker.training import (
     Epoch,
     Step,
+    _autocast,
     _restore,
     average_precision,
     calibrate,
@@ -363,3 +364,47 @@ def test_at_least_ten_clicks_are_kept_out_where_as_many_are_left(clicks, kept_ou
     config = preset("default", radius_angstrom=40, voxel_size=10.0)
     kept, out = _split(Particles.from_voxels(centres, voxel_size=10.0), True, config, rng)
     assert (len(kept), len(out)) == (clicks - kept_out, kept_out)
+
+
+def test_mixed_precision_changes_nothing_on_a_cpu():
+    single, mixed = (
+        _epochs(_task("paper", training__precision=precision, training__epochs=1))[-1].checkpoint
+        for precision in ("single", "mixed")
+    )
+    assert all(torch.equal(single.weights[key], mixed.weights[key]) for key in single.weights)
+
+
+def test_mixed_precision_learns_as_single_and_keeps_single_weights(monkeypatch):
+    """A CPU's bfloat16 stands in for a GPU's."""
+    single = _epochs(_task("default"))[-1]
+    used = []
+
+    def half(device, settings):
+        used.append(settings.precision)
+        return torch.autocast(device, dtype=torch.bfloat16)
+
+    monkeypatch.setattr("tomopicker.training._autocast", half)
+    mixed = _epochs(_task("default", training__precision="mixed"))[-1]
+    assert set(used) == {"mixed"}
+    assert mixed.measures["loss"] != single.measures["loss"]
+    assert mixed.measures["loss"] == pytest.approx(single.measures["loss"], rel=0.05)
+    weights = [value for value in mixed.checkpoint.weights.values() if value.is_floating_point()]
+    assert {value.dtype for value in weights} == {torch.float32}
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "is_native", "expected"),
+    [
+        ("cuda:0", "mixed", True, True),
+        ("cuda:0", "mixed", False, False),
+        ("cuda:0", "single", True, False),
+        ("cpu", "mixed", True, False),
+    ],
+)
+def test_only_a_gpu_that_has_bfloat16_is_asked_for_it(
+    device, precision, is_native, expected, monkeypatch
+):
+    monkeypatch.setattr("torch.cuda.is_bf16_supported", lambda including_emulation: is_native)
+    monkeypatch.setattr("torch.autocast", lambda kind, dtype, enabled: (kind, dtype, enabled))
+    asked = _autocast(device, Training(precision=precision))
+    assert asked == (device.split(":")[0], torch.bfloat16, expected)

@@ -134,6 +134,9 @@ class Training(Stage):
     least 10, where as many are left to learn from."""
     keep: Literal["best", "last"] = "best"
     """The epoch that picking uses: the one with the best validation measure, or the last."""
+    precision: Literal["single", "mixed"] = "single"
+    """`mixed` computes the network's layers in bfloat16 on GPUs that have it; weights, objective
+    and everything on a CPU stay in single precision."""
     seed: Annotated[int, Field(ge=0)] = 0
     """Of all randomness: first weights, held-out particles, windows, augmentation, dropout."""
 

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, TypeAlias
 import numpy as np
 import torch
 
+from tomopicker import parallel
 from tomopicker.augment import augment
 from tomopicker.calibrate import (
     FEWEST_TO_CALIBRATE,
@@ -78,6 +79,7 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
 
     The same task, seed and machine give the same weights, and so does a run that was resumed from
     the checkpoint of any epoch: an epoch's randomness depends on the seed and its number alone.
+    Where processes train together (see `parallel`), every one of them goes through the same steps.
 
     Parameters
     ----------
@@ -93,7 +95,7 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
     """
     settings = task.config.training
     torch.manual_seed(settings.seed)
-    network = build(task.config.network)
+    network = parallel.share_batch_norm(build(task.config.network), device)
     first: dict[str, Tensor] | None = None
     if settings.start == "pretrained":
         first = pretrained_weights(task.config.network)
@@ -114,7 +116,7 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
     for number in range(len(history) + 1, settings.epochs + 1):
         started = perf_counter()
         rng = np.random.default_rng([settings.seed, number])
-        torch.manual_seed(int(rng.integers(2**62)))
+        torch.manual_seed(int(rng.integers(2**62)) + parallel.number())
         rate = learning_rate(settings, [row["validation_ap"] for row in history])
         for group in optimiser.param_groups:
             group["lr"] = rate
@@ -122,14 +124,20 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
         batches = list(_batches(task, rng))
         losses: list[Tensor] = []
         for step, windows in enumerate(batches, start=1):
-            volumes, labels = _load(task, windows)
+            total, mine = len(windows), parallel.part(len(windows))
+            volumes, labels = _load(task, windows[mine])
             volumes, labels = volumes.to(device), labels.to(device)
             if task.config.sampling.augment:
-                volumes, labels = augment(volumes, labels, rng=rng)
+                volumes, labels = augment(volumes, labels, rng=rng, first=mine.start, total=total)
             optimiser.zero_grad(set_to_none=True)
-            risk = compute_risk(network(volumes).flatten(), labels.flatten(), task.prior)
+            with _autocast(device, settings):
+                logits = network(volumes)
+            # The risk is no mean over windows: its parts are not those of the batch.
+            logits, labels = (parallel.whole(each, mine, total) for each in (logits, labels))
+            risk = compute_risk(logits.flatten(), labels.flatten(), task.prior)
             # torch's stub leaves backward untyped.
             risk.loss.backward()  # type: ignore[no-untyped-call]
+            parallel.sum_gradients(network)
             optimiser.step()
             steps_done += 1
             losses.append(risk.value)
@@ -290,6 +298,19 @@ def _anywhere(part: Labelled, side: int, rng: np.random.Generator) -> Window:
     return Window(corner=(z, y, x), shape=(side, side, side))
 
 
+def _autocast(device: str, settings: TrainingSettings) -> torch.autocast:
+    """Bfloat16 in the network where the settings allow and a GPU has it; weights stay as they are.
+
+    Not float16, whose narrow range needs a scale for the loss, with a state of its own.
+    """
+    is_mixed = (
+        settings.precision == "mixed"
+        and device.startswith("cuda")
+        and torch.cuda.is_bf16_supported(including_emulation=False)
+    )
+    return torch.autocast(torch.device(device).type, dtype=torch.bfloat16, enabled=is_mixed)
+
+
 def _load(task: Task, windows: Sequence[tuple[int, Window, bool]]) -> tuple[Tensor, Tensor]:
     """(b, c, s, s, s) channels and (b, s, s, s) labels of a batch."""
     side, channels = task.config.sampling.side, 1 + task.config.network.filter_channel
@@ -337,15 +358,19 @@ def _validate(
     batch = task.config.training.batch
     scores, positive = [], []
     for part, of_part in zip(task.validation, windows, strict=True):
+        mine = of_part[parallel.part(len(of_part))]
+        ranked = []
         # In batches, which take less than half of the time of one window after the other.
-        for start in range(0, len(of_part), batch):
-            samples = [part.sample(window) for window in of_part[start : start + batch]]
+        for start in range(0, len(mine), batch):
+            samples = [part.sample(window) for window in mine[start : start + batch]]
             volumes = torch.from_numpy(np.stack([volume for volume, _ in samples]))
             labels = np.stack([label for _, label in samples])
             logits = network(volumes.to(device)).cpu().numpy()
             counted = labels != IGNORED
-            scores.append(logits[counted])
-            positive.append(labels[counted] == POSITIVE)
+            ranked.append((logits[counted], labels[counted] == POSITIVE))
+        for some, hits in parallel.gathered(ranked):
+            scores.append(some)
+            positive.append(hits)
     return average_precision(np.concatenate(scores), np.concatenate(positive))
 
 

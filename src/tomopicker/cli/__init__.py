@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
@@ -37,6 +38,9 @@ app.add_typer(benchmark.app, name="benchmark")
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells expect."""
 
+_PROCESS = int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
+"""Number of this process where torchrun started several."""
+
 
 def main() -> None:
     """Run the command line; exit codes: 0 done, 1 our fault, 2 the user's input, 130 Ctrl-C."""
@@ -49,6 +53,13 @@ def main() -> None:
     except OSError as error:
         _fail(_explain(error))
     except (MemoryError, RuntimeError) as error:
+        if _has_lost_another(error):
+            if _PROCESS:
+                sys.exit(2)
+            _fail(
+                "another process of this training has ended: what stopped it is said above or by "
+                "torchrun; the same command with --resume goes on after the last whole epoch"
+            )
         if not _is_out_of_memory(error):
             raise
         _fail(
@@ -56,7 +67,8 @@ def main() -> None:
             "GPU's, give --device cpu, or train with less at a time, as --set training.batch=2"
         )
     except KeyboardInterrupt:
-        print("Stopped.", file=sys.stderr)  # noqa: T201
+        if not _PROCESS:
+            print("Stopped.", file=sys.stderr)  # noqa: T201
         sys.exit(INTERRUPTED)
 
 
@@ -80,9 +92,17 @@ def _is_out_of_memory(error: BaseException) -> bool:
     )
 
 
-def _fail(message: str) -> None:
+def _has_lost_another(error: BaseException) -> bool:
+    """Recognise by name and text, for the same reason, that a process beside this one is gone."""
+    return type(error).__name__ in {"DistBackendError", "DistNetworkError"} or (
+        "gloo" in str(error) and "onnection" in str(error)
+    )
+
+
+def _fail(message: str) -> NoReturn:
     one_line = " ".join(message.split())
-    print(f"Error: {one_line}", file=sys.stderr)  # noqa: T201
+    of = f" (process {_PROCESS})" if _PROCESS else ""
+    print(f"Error{of}: {one_line}", file=sys.stderr)  # noqa: T201
     sys.exit(2)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import enum
 import json
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -94,42 +95,60 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Learn to find a particle from a few clicked ones."""
+    from tomopicker import parallel
     from tomopicker.cli.run import Run, choose_device, read_labelled, rescaling
     from tomopicker.config import preset as make_config
     from tomopicker.task import prepare
 
-    Run.check_out(out, resume=resume)
-    if (val_tomogram is None) != (val_picks is None):
-        raise InputError("--val-tomogram and --val-picks belong together: give both or neither")
-    device = choose_device(device)
-    labelled = read_labelled(tomograms, picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched)
-    validation = None
-    if val_tomogram is not None and val_picks is not None:
-        (validation,) = read_labelled(
-            [val_tomogram], val_picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
+    parallel.join()
+    is_first = parallel.number() == 0
+    with parallel.failing_together():
+        if is_first:
+            Run.check_out(out, resume=resume)
+        if (val_tomogram is None) != (val_picks is None):
+            raise InputError("--val-tomogram and --val-picks belong together: give both or neither")
+        device = parallel.own_device(choose_device(device))
+    with parallel.failing_together():
+        labelled = read_labelled(
+            tomograms, picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
         )
-    size = labelled[0][0].voxel_size
-    overrides: dict[str, object] = {"training.seed": seed, **_parse_settings(settings or [])}
-    if epochs is not None:
-        overrides["training.epochs"] = epochs
-    if objective is not None:
-        overrides["objective.name"] = objective.value
-    config = make_config(
-        preset.value,
-        radius_angstrom=_radius(radius, diameter, size),
-        voxel_size=size,
-        expected=expected,
-        overrides=overrides,
-    )
-    task = prepare(config, labelled, validation)
-    run = Run.resume(out) if resume else Run.create(out, config)
+        validation = None
+        if val_tomogram is not None and val_picks is not None:
+            (validation,) = read_labelled(
+                [val_tomogram], val_picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
+            )
+        size = labelled[0][0].voxel_size
+        overrides: dict[str, object] = {"training.seed": seed, **_parse_settings(settings or [])}
+        if epochs is not None:
+            overrides["training.epochs"] = epochs
+        if objective is not None:
+            overrides["objective.name"] = objective.value
+        config = make_config(
+            preset.value,
+            radius_angstrom=_radius(radius, diameter, size),
+            voxel_size=size,
+            expected=expected,
+            overrides=overrides,
+        )
+        if parallel.processes() > config.training.batch:
+            raise InputError(
+                f"{parallel.processes()} processes cannot share batches of {config.training.batch} "
+                f"windows: give torchrun --nproc-per-node {config.training.batch} at most, or "
+                "larger batches with --set training.batch=N"
+            )
+        task = prepare(config, labelled, validation)
+        run = Run.create(out, config) if is_first and not resume else Run.resume(out)
+        start = _last_epoch(run) if resume else None
+    if not is_first:
+        _follow(task, start, device=device)
+        return
     with run:
         for tomogram, _ in filter(None, (*labelled, validation)):
             note = rescaling(tomogram, config, task.voxel_size)
             if note is not None:
                 run.say(note)
         _report_task(run, task)
-        checkpoint = _train(run, task, resume=resume, device=device)
+        checkpoint = _train(run, task, start, device=device)
         _finish(run, task, checkpoint, device=device)
         run.say(f"Done. Pick with: tomopicker pick {out} TOMOGRAM... --out picks")
 
@@ -170,31 +189,54 @@ def _report_task(run: Run, task: Task) -> None:
     )
 
 
-def _train(run: Run, task: Task, *, resume: bool, device: str) -> Checkpoint:
+def _last_epoch(run: Run) -> Checkpoint | None:
+    """The checkpoint to go on from; None where no epoch was done."""
+    from tomopicker.checkpoint import read_checkpoint
+
+    if not run.last.is_file():
+        return None
+    start = read_checkpoint(run.last)
+    if not start.training:
+        raise InputError(
+            f"{run.last}: cannot be trained on, as it holds weights alone; train anew in another "
+            "--out folder"
+        )
+    return start
+
+
+def _follow(task: Task, start: Checkpoint | None, *, device: str) -> None:
+    """Train beside process 0, which alone writes and speaks; what stops this stops that one too."""
+    from tomopicker import parallel
+    from tomopicker.training import fit
+
+    with suppress(InputError, FloatingPointError), parallel.stopping_together() as stop_if_asked:
+        for _ in fit(task, resume=start, device=device):
+            stop_if_asked()
+        parallel.leave()
+
+
+def _train(run: Run, task: Task, start: Checkpoint | None, *, device: str) -> Checkpoint:
     """Train to the end, saving every epoch; returns the best checkpoint."""
+    from tomopicker import parallel
     from tomopicker.checkpoint import read_checkpoint
     from tomopicker.training import Epoch, fit
 
-    start = None
-    if resume and run.last.is_file():
-        start = read_checkpoint(run.last)
-        if not start.training:
-            raise InputError(
-                f"{run.last}: cannot be trained on, as it holds weights alone; train anew in "
-                "another --out folder"
-            )
+    if parallel.processes() > 1:
+        run.say(f"{parallel.processes()} processes train together")
+    if start is not None:
         run.say(f"Continuing after epoch {start.description.epoch}")
-    with run.progress("Training") as bar:
+    with run.progress("Training") as bar, parallel.stopping_together() as stop_if_asked:
         for event in fit(task, resume=start, device=device):
-            if not isinstance(event, Epoch):
-                # To read the loss is to wait for a GPU: not after every step of a few milliseconds.
-                if bar.is_due():
-                    done = event.epoch - 1 + event.step / event.steps
-                    bar.show(done / task.config.training.epochs, f"loss {event.loss:.3f}")
-                continue
-            run.save_epoch(event)
-            measure = event.measures["validation_ap"] or 0.0
-            bar.note(f"AP {measure:.3f}")
+            if isinstance(event, Epoch):
+                run.save_epoch(event)
+                measure = event.measures["validation_ap"] or 0.0
+                bar.note(f"AP {measure:.3f}")
+            elif bar.is_due():
+                # Not after every step: to read the loss is to wait for a GPU.
+                done = event.epoch - 1 + event.step / event.steps
+                bar.show(done / task.config.training.epochs, f"loss {event.loss:.3f}")
+            stop_if_asked()
+        parallel.leave()
     if not run.best.is_file():
         raise InputError(f"{run.folder}: no epoch was trained; check training.epochs")
     return read_checkpoint(run.best)
