@@ -58,26 +58,6 @@ def test_help_of_every_command_tells_of_it(tomopicker: Command) -> None:
         assert of_command.stderr == ""
 
 
-def test_help_imports_nothing_heavy(environment: dict[str, str]) -> None:
-    script = (
-        "import sys\nfrom tomopicker.cli import main\n"
-        "for command in sys.argv[1:]:\n"
-        "    sys.argv = ['tomopicker', command, '--help']\n"
-        "    try:\n        main()\n"
-        "    except SystemExit as end:\n        assert not end.code\n"
-        "heavy = {'torch', 'numpy', 'scipy', 'matplotlib', 'pandas', 'mrcfile'}\n"
-        "sys.exit(f'imported {heavy & set(sys.modules)}' if heavy & set(sys.modules) else 0)\n"
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "error", "-c", script, *COMMANDS],
-        env=environment,
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    assert done.returncode == 0, done.stderr
-
-
 def test_the_package_runs_as_a_module(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tomopicker", "--help"],
