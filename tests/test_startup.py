@@ -50,6 +50,11 @@ def test_only_modules_that_compute_with_torch_import_it(environment: dict[str, s
     assert "torch" not in imported(environment, _IMPORT, *sorted(MODULES - COMPUTE_WITH_TORCH))
 
 
+def test_picking_leaves_out_the_slow_parts_of_scipy(environment: dict[str, str]) -> None:
+    script = _IMPORT + "assert 'scipy.stats' not in sys.modules\n"
+    assert "scipy" in imported(environment, script, "tomopicker.inference")
+
+
 @pytest.mark.parametrize(
     "command",
     [
