@@ -10,7 +10,7 @@ default-100:pretraining,default-100:mean-of-weights,default-100:pretraining-and-
 default-100:augmentation,default-100:average,default-100:pu
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check docs bench bench-paper bench-accuracy clean
+.PHONY: demo test check docs bench bench-paper bench-accuracy bench-speed clean
 
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
@@ -26,7 +26,7 @@ check: $(DEVELOPED)
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_settings.py
 
-bench: bench-paper bench-accuracy
+bench: bench-paper bench-accuracy bench-speed
 
 bench-paper: $(INSTALLED)
 	$(BIN)/python benchmarks/paper_setting.py
@@ -36,6 +36,11 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy/tomograms.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/accuracy/methods.py $(if $(DATA),--data $(DATA)) --methods $(ACCURACY)
 	$(BIN)/python benchmarks/accuracy/table.py
+
+# With monai installed in $(VENV) it is one of the rivals. QUICK=1 is a short run on smaller volumes.
+bench-speed: $(INSTALLED)
+	$(BIN)/python benchmarks/speed/measure.py $(if $(QUICK),--quick)
+	$(BIN)/python benchmarks/speed/table.py --fill docs/performance.md
 
 $(INSTALLED): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
