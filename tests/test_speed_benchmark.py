@@ -40,6 +40,15 @@ def test_the_operations_of_a_network_are_those_counted_by_hand(load: Load) -> No
     assert load("limits").operations_per_voxel(settings) == pytest.approx(expected)
 
 
+def test_a_convolution_that_is_onednns_by_name_counts_as_any_other(load: Load) -> None:
+    if not torch.backends.mkldnn.is_available():
+        pytest.skip("this PyTorch is without oneDNN")
+    volumes, weights = torch.zeros(1, 3, 6, 7, 8), torch.zeros(5, 3, 3, 3, 3)
+    with load("limits").operations_counter() as counter:
+        torch.mkldnn_convolution(volumes, weights, None, (0, 1, 1), (1, 1, 1), (1, 1, 1), 1)
+    assert counter.get_total_flops() == 2 * 27 * 3 * 5 * (4 * 7 * 8)  # two planes are lost
+
+
 @pytest.mark.parametrize("radius", [1.0, 2.5, 4.0])
 def test_the_naive_loop_picks_what_find_peaks_picks(load: Load, radius: float) -> None:
     rng = np.random.default_rng(3)

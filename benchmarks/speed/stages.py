@@ -11,8 +11,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
-from limits import interleaved, limits_of, operations_per_voxel, use_threads
-from torch.utils.flop_counter import FlopCounterMode
+from limits import (
+    interleaved,
+    limits_of,
+    operations_counter,
+    operations_per_voxel,
+    use_threads,
+)
 
 from tomopicker.calibrate import judge, most_candidates
 from tomopicker.checkpoint import read_checkpoint
@@ -101,7 +106,7 @@ def _stages(
     config = description.config
     rescaled = rescale(tomogram, description.voxel_size)
     features = features_of(checkpoint, tomogram)
-    with FlopCounterMode(display=False) as counter:
+    with operations_counter() as counter:
         scores = score(features, network, config, device=device)
     radius = description.radius_voxels
     spacing = config.peaks.exclusion * radius
