@@ -97,7 +97,8 @@ def _run(results: Mapping[str, Any]) -> str:
     machine = results["machine"]
     length = "A short run, on smaller volumes" if results["quick"] else "The full run"
     return (
-        f"{length}: `{results['command']}`, {results['date']}, commit {results['commit']}. "
+        f"{length}: `{results['command']}`, {results['date']}, commit {results['commit']}, "
+        f"in {sum(results['seconds'].values()) / 60:.0f} minutes. "
         f"{machine['cpu']} ({machine['system']}), {machine['cores']} cores"
         f"{', ' + machine['cuda'] if machine['cuda'] else ', no GPU'}; Python {machine['python']}, "
         f"PyTorch {machine['torch']}, numpy {machine['numpy']}, scipy {machine['scipy']}."
@@ -128,6 +129,8 @@ def _goals(results: Mapping[str, Any]) -> str:
     for name, title in (("voxels", "volume"), ("picks", "picks"), ("clicks", "clicks")):
         if name in results:
             power = _exponent_of(name, results[name])
+            if power is None:
+                continue
             add(
                 f"cost at most linear in the {title} (exponent up to {LINEAR:g})",
                 f"{power:.2f}",
@@ -265,10 +268,11 @@ def _voxels(rows: Sequence[Mapping[str, Any]]) -> str:
     ]
     header = ["voxels", "million", "picks", "seconds", "CPU s", "file (MB)"]
     power = _exponent_of("voxels", rows)
-    return (
-        _table([*header, "peak memory (MB)", "of it not the file's (MB)"], cells)
-        + f"\n\nExponent of the CPU time, less that of the first row: {power:.2f}."
-    )
+    growth = "The tomograms are too small to tell how the CPU time grows."
+    if power is not None:
+        growth = f"Exponent of the CPU time, less that of the first row: {power:.2f}."
+    table = _table([*header, "peak memory (MB)", "of it not the file's (MB)"], cells)
+    return f"{table}\n\n{growth}"
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], name: str, each: str) -> str:
@@ -289,13 +293,18 @@ def _counts(rows: Sequence[Mapping[str, Any]], name: str, each: str) -> str:
     )
 
 
-def _exponent_of(name: str, rows: Sequence[Mapping[str, Any]]) -> float:
+def _exponent_of(name: str, rows: Sequence[Mapping[str, Any]]) -> float | None:
+    """Exponent of the growth; None where the tomograms are too small to tell."""
     seconds = [median(row["cpu_seconds"]) for row in rows]
     if name != "voxels":
         return exponent([row["count"] for row in rows], seconds)
-    # The first tomogram is so small that its time is that of the start.
-    growing = [max(one - seconds[0], 1e-3) for one in seconds[1:]]
-    return exponent([row["voxels"] for row in rows[1:]], growing)
+    # The first tomogram is so small that its time is that of the start, which is taken off the
+    # others'; where that is most of it, what is left is the start's own variation.
+    start = seconds[0]
+    told = [
+        (row["voxels"], s - start) for row, s in zip(rows, seconds, strict=True) if s > 2 * start
+    ]
+    return exponent(*zip(*told, strict=True)) if len(told) > 1 else None
 
 
 def _training(result: Mapping[str, Any]) -> str:
