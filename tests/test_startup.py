@@ -14,7 +14,8 @@ MODULES = {
 }
 COMPUTE_WITH_TORCH = {
     *("tomopicker.augment", "tomopicker.checkpoint", "tomopicker.inference", "tomopicker.network"),
-    *("tomopicker.objectives", "tomopicker.pretrained", "tomopicker.training"),
+    *("tomopicker.objectives", "tomopicker.parallel", "tomopicker.pretrained"),
+    "tomopicker.training",
 }
 
 
