@@ -1,11 +1,14 @@
 """Whole-volume scores do not depend on the tiles, and picking ends where it was told."""
 
+import threading
 from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
+from scipy.ndimage import gaussian_filter
 
+from tomopicker import inference
 from tomopicker.calibrate import LabelledScores, learn_calibration
 from tomopicker.checkpoint import Checkpoint, Description, Priors
 from tomopicker.config import preset
@@ -25,6 +28,7 @@ from tomopicker.network import build
 from tomopicker.preprocess import Normalisation
 from tomopicker.types import Tomogram
 
+_RUN = inference._run
 PROFILE = (-1.0, -0.8, -0.2, 0.3, 0.0)
 
 
@@ -95,6 +99,79 @@ def _check_tiles(checkpoint, *, flips):
     for tile in (8, 24):
         tiled = _score(checkpoint, tomogram, tile=tile, flips=flips)
         np.testing.assert_allclose(tiled, whole, atol=1e-3 * spread)
+
+
+def test_the_scores_are_the_same_however_little_memory_there_is():
+    checkpoint, tomogram = _checkpoint(), _tomogram(shape=(21, 80, 60))
+    whole = _score(checkpoint, tomogram)
+    seen = _tiles(checkpoint, tomogram, memory=2e-6)
+    assert len(seen) > 1
+    little = _score(checkpoint, tomogram, memory=2e-6)
+    np.testing.assert_allclose(little, whole, atol=1e-3 * whole.std())
+    assert len(_tiles(checkpoint, tomogram, memory=1)) == 1
+
+
+def _tiles(checkpoint, tomogram, **inference):
+    """Corners of the tiles that a tomogram is scored in."""
+    config = checkpoint.description.config
+    config = config.model_copy(update={"inference": config.inference.model_copy(update=inference)})
+    parts = score_tiles(features_of(checkpoint, tomogram), network_of(checkpoint), config)
+    return {window.corner[1:] for window, _, _ in parts}
+
+
+@pytest.mark.parametrize("error", [MemoryError(), torch.OutOfMemoryError("CUDA out of memory")])
+def test_a_tile_that_does_not_fit_the_memory_is_halved_until_it_does(monkeypatch, error):
+    checkpoint, tomogram = _checkpoint(), _tomogram(shape=(13, 80, 35))
+    whole = _score(checkpoint, tomogram)
+    sizes = []
+
+    def run(network, blocks, *others):
+        for number, slab in enumerate(_RUN(network, blocks, *others)):
+            # The first slabs still fit, as later ones meet what the layers keep.
+            if number and slab.shape[1] * slab.shape[2] > 62 * 36:
+                sizes.append(slab.shape[1:])
+                raise error
+            yield slab
+
+    monkeypatch.setattr(inference, "_run", run)
+    np.testing.assert_allclose(_score(checkpoint, tomogram), whole, atol=1e-3 * whole.std())
+    assert sizes
+    shares = [share for _, _, share in score_tiles(
+        features_of(checkpoint, tomogram), network_of(checkpoint), checkpoint.description.config
+    )]  # fmt: skip
+    assert shares == sorted(shares)
+    assert shares[-1] == 1
+
+
+def test_where_not_even_the_smallest_tile_fits_the_error_says_so(monkeypatch):
+    def run(*_):
+        raise MemoryError
+        yield
+
+    monkeypatch.setattr(inference, "_run", run)
+    with pytest.raises(InputError, match=r"memory of cpu is too small.*--device"):
+        _score(_checkpoint(), _tomogram())
+
+
+def test_another_error_of_the_network_is_not_taken_for_a_lack_of_memory(monkeypatch):
+    def run(*_):
+        raise RuntimeError("sizes do not match")
+        yield
+
+    monkeypatch.setattr(inference, "_run", run)
+    with pytest.raises(RuntimeError, match="sizes do not match"):
+        _score(_checkpoint(), _tomogram())
+
+
+def test_scoring_that_is_left_early_leaves_no_thread():
+    checkpoint = _checkpoint()
+    before = threading.active_count()
+    parts = score_tiles(
+        features_of(checkpoint, _tomogram()), network_of(checkpoint), checkpoint.description.config
+    )
+    next(parts)
+    parts.close()
+    assert threading.active_count() == before
 
 
 def test_whole_volume_scores_are_the_network_run_on_the_volume():
@@ -224,6 +301,34 @@ def test_however_a_calibrated_list_ends_its_probabilities_are_those_of_the_tomog
         assert picked.lengths == everything.lengths
     paper = pick(scores, tomogram, _checkpoint("paper"), Cut(count=3))
     assert (paper.particles.probabilities, paper.estimated, paper.lengths) == (None, None, {})
+
+
+def test_the_scores_may_be_smoothed_where_they_are():
+    rng = np.random.default_rng(5)
+    scores = rng.normal(size=(70, 20, 30)).astype(np.float32)
+    scores[30:34, 5:9, :7] = -np.inf
+    tomogram = Tomogram(name="two", data=scores, voxel_size=10.0)
+    checkpoint = _checkpoint(calibration=_calibration(), peaks__smoothing=0.5)
+    kept = scores.copy()
+    copied = pick(scores, tomogram, checkpoint, Cut(count=30))
+    assert np.array_equal(scores, kept)
+    in_place = pick(scores, tomogram, checkpoint, Cut(count=30), overwrite=True)
+    assert np.array_equal(copied.particles.positions, in_place.particles.positions)
+    assert np.array_equal(copied.particles.scores, in_place.particles.scores)
+    known = np.isfinite(kept)
+    smooth = gaussian_filter(np.where(known, kept, kept[known].min()), 1.5, mode="nearest",
+                             truncate=3.0)  # fmt: skip
+    assert np.array_equal(scores[known], smooth[known])
+    assert np.isneginf(scores[~known]).all()
+
+
+def test_a_list_longer_than_the_candidates_is_found_whole(monkeypatch):
+    scores, tomogram = _volume_of_peaks()
+    checkpoint = _checkpoint(calibration=_calibration(), peaks__smoothing=0, peaks__subvoxel=False)
+    monkeypatch.setattr(inference, "most_candidates", lambda *_: 4)
+    assert len(pick(scores, tomogram, checkpoint, Cut(count=9)).particles) == 9
+    assert len(pick(scores, tomogram, checkpoint, Cut(threshold=5.5)).particles) == 7
+    assert len(pick(scores, tomogram, checkpoint, Cut(threshold=9.5)).particles) == 3
 
 
 def test_a_false_discovery_rate_needs_a_calibrated_model():

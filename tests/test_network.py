@@ -7,9 +7,11 @@ from tomopicker.config import Network
 from tomopicker.network import (
     build,
     depth_to_space,
+    folded,
     parameter_count,
     receptive_radius,
     space_to_depth,
+    stream,
 )
 
 _SMALL = {
@@ -159,3 +161,59 @@ def test_the_receptive_radius_is_reached(settings):
             changed = torch.nonzero((network(bumped) != before)[0].any(dim=2).any(dim=1))
             reach = max(reach, int((changed - position).abs().max()))
     assert radius - stride < reach <= radius
+
+
+def _trained(**settings):
+    """A network with running statistics as after training, so that normalisation does something."""
+    torch.manual_seed(3)
+    network = build(Network(**settings)).eval()
+    for module in network.modules():
+        if isinstance(module, torch.nn.BatchNorm3d):
+            module.running_mean.uniform_(-0.2, 0.2)
+            module.running_var.uniform_(0.5, 1.5)
+    return network
+
+
+KINDS = [
+    {"block": "plain"},
+    {"block": "residual"},
+    {"block": "multires"},
+    {"architecture": "space-to-depth", "block": "plain", "filter_channel": True},
+]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_folded_network_gives_the_same_logits_and_leaves_the_first_alone(kind):
+    network = _trained(channels=(4, 6, 8), **kind)
+    volumes = torch.randn(2, 1 + kind.get("filter_channel", False), 16, 24, 8)
+    with torch.inference_mode():
+        before = network(volumes)
+        copy = folded(network)
+        torch.testing.assert_close(copy(volumes), before, atol=1e-5, rtol=0)
+        torch.testing.assert_close(network(volumes), before, atol=0, rtol=0)
+    assert not any(isinstance(module, torch.nn.BatchNorm3d) for module in copy.modules())
+    assert any(isinstance(module, torch.nn.BatchNorm3d) for module in network.modules())
+
+
+@pytest.mark.parametrize("planes", [2, 6, 8, 48])
+@pytest.mark.parametrize("kind", KINDS)
+def test_slab_by_slab_the_logits_are_those_of_the_whole_volume(kind, planes):
+    network = folded(_trained(channels=(4, 6, 8), **kind))
+    volumes = torch.randn(1, 1 + kind.get("filter_channel", False), 48, 16, 24)
+    with torch.inference_mode():
+        whole = network(volumes)
+        slabs = list(stream(network, volumes.split(planes, dim=2)))
+    assert whole.std() > 1e-3
+    torch.testing.assert_close(torch.cat(slabs, dim=1), whole, atol=1e-5, rtol=0)
+
+
+def test_in_half_precision_the_logits_are_single_and_nearly_the_same():
+    network = _trained(channels=(4, 6), **KINDS[3])
+    volumes = torch.randn(1, 2, 16, 16, 16)
+    with torch.inference_mode():
+        whole = network(volumes)
+        # The arithmetic of a CPU's bfloat16, an eighth as fine as a GPU's float16.
+        slabs = stream(folded(network, dtype=torch.bfloat16), volumes.bfloat16().split(8, dim=2))
+        half = torch.cat(list(slabs), dim=1)
+    assert half.dtype == torch.float32
+    assert 0 < (half - whole).abs().max() < 0.2 * whole.std()

@@ -146,8 +146,12 @@ class Inference(Stage):
 
     method: Literal["windows", "whole"] = "windows"
     """Non-overlapping windows of the training size, or the volume in tiles with a halo."""
-    tile: Annotated[int, Field(gt=0)] = 192
-    """Side of a tile's core in voxels (`whole` only); the scores do not depend on it."""
+    tile: Annotated[int, Field(gt=0)] | None = None
+    """Side along y and x of a tile's core in voxels (`whole` only), on which the scores do not
+    depend; None takes the largest that the memory allows."""
+    memory: Annotated[float, Field(gt=0)] | None = None
+    """GB that the network may take (`whole` only); None takes a quarter of what is free, at most 1,
+    or half of a GPU's."""
     flips: bool = False
     """Average the scores over the wedge-legal flips."""
 

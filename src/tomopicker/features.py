@@ -25,7 +25,7 @@ class Features:
     data: Volume
     """``z y x``, raw."""
     normalisation: Normalisation
-    correlation: NDArray[np.float32] | None = None
+    correlation: NDArray[np.float16] | None = None
     """``z y x``, the matched filter's correlation, standardised; None without that channel."""
 
     @property
@@ -60,8 +60,10 @@ def compute_features(
     if radial is None:
         return plain
     correlation = correlate(plain.density, plain.shape, radial)
-    correlation -= correlation.mean(dtype=np.float64)
-    # Plane by plane: the whole volume's squares would take twice its memory.
-    squares = sum(float(np.square(plane, dtype=np.float64).sum()) for plane in correlation)
-    correlation /= np.sqrt(squares / correlation.size)
+    # Plane by plane: the whole volume in a wider type would take several times its memory.
+    mean = sum(float(plane.sum(dtype=np.float64)) for plane in correlation) / correlation.size
+    squares = sum(float(np.square(plane - mean, dtype=np.float64).sum()) for plane in correlation)
+    deviation = np.float32(np.sqrt(squares / correlation.size))
+    for plane in correlation:
+        plane[:] = (plane - np.float32(mean)) / deviation
     return Features(data=tomogram.data, normalisation=normalisation, correlation=correlation)

@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
+from copy import deepcopy
 from dataclasses import dataclass, field
+from itertools import product
 from math import ceil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 import torch
@@ -17,15 +21,17 @@ from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
 from tomopicker.labels import ball_voxels
 from tomopicker.matched_filter import RadialFilter
-from tomopicker.network import build, receptive_radius
+from tomopicker.memory import automatic_bytes, is_out_of_memory, streamed_bytes
+from tomopicker.network import build, folded, receptive_radius, stream
 from tomopicker.peaks import Peaks, find_peaks, refine
+from tomopicker.prefetch import one_ahead
 from tomopicker.preprocess import Normalisation, finite
 from tomopicker.rescale import rescale, rescaled_voxel_size
 from tomopicker.types import Particles, Shape, Window
-from tomopicker.windows import grid, inside, tiles
+from tomopicker.windows import grid, inside, tile_of, tiles
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
@@ -33,9 +39,16 @@ if TYPE_CHECKING:
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.config import Config
     from tomopicker.types import Floats, Tomogram
+    from tomopicker.windows import Tile
 
 RATES = (0.05, 0.1, 0.2)
 """False-discovery rates at which the length of a list is told, to show how much hangs on it."""
+
+_Part: TypeAlias = "tuple[Window, NDArray[np.float32], float]"
+"""A window of the volume, its logits, and the share of the work done."""
+
+_SLAB = 32  # planes to smooth at a time
+_BLUR_SIGMAS = 3.0
 
 _VOXEL_SIZE_TOLERANCE = 0.02
 """A particle 2 % larger or smaller is still the same particle to the network."""
@@ -78,7 +91,6 @@ def score_tiles(
     tuple
         The window of the volume, its logits ``z y x`` (float32), and the share of the work done.
     """
-    network.to(device).eval()
     if config.inference.method == "windows":
         parts = _score_windows(features, network, config, device)
     else:
@@ -183,13 +195,18 @@ def find_particles(
     tuple
         (n, 3) centres in voxels ``z y x`` and (n,) scores, best first.
     """
-    scores = _for_peaks(scores, config, radius)
-    peaks = find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
-    return _centres(scores, peaks, config, radius), peaks.scores
+    scores, margin = _for_peaks(scores, config, radius)
+    peaks = _peaks(scores, config, radius, count, floor)
+    return _centres(scores, peaks, config, radius) + margin, peaks.scores
 
 
 def pick(
-    scores: NDArray[np.float32], tomogram: Tomogram, checkpoint: Checkpoint, cut: Cut
+    scores: NDArray[np.float32],
+    tomogram: Tomogram,
+    checkpoint: Checkpoint,
+    cut: Cut,
+    *,
+    overwrite: bool = False,
 ) -> Picked:
     """Take the particles of a scored tomogram, in its own voxels.
 
@@ -202,6 +219,8 @@ def pick(
     ----------
     scores
         Logits ``z y x`` of the tomogram's `features_of`, whose voxels need not be its own.
+    overwrite
+        Whether the scores may be smoothed where they are: they are then not copied.
 
     Raises
     ------
@@ -226,20 +245,25 @@ def pick(
             "--count or --threshold, or train with --preset default"
         )
     radius = description.radius_voxels
-    scores = _for_peaks(scores, config, radius)
-    spacing = config.peaks.exclusion * radius
+    most = most_candidates(scores.size, config.peaks.exclusion * radius)
+    scores, margin = _for_peaks(scores, config, radius, overwrite=overwrite)
     judged = None
-    if calibration is not None:
-        most = most_candidates(scores.size, spacing)
-        candidates = find_peaks(scores, radius=spacing, count=most)
-        judged = judge(candidates.scores, calibration)
-    if judged is not None and automatic:
-        peaks = candidates.best(judged.best_length)
-    elif judged is not None and cut.fdr is not None:
-        peaks = candidates.best(judged.length_at(cut.fdr))
+    if calibration is None:
+        peaks = _peaks(scores, config, radius, length, floor)
     else:
-        peaks = find_peaks(scores, radius=spacing, count=length, threshold=floor)
-    centres = _centres(scores, peaks, config, radius)
+        # The list is the start of the candidates, unless it is the longer of the two.
+        peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
+        judged = judge(peaks.best(most).scores, calibration)
+        if automatic:
+            length = judged.best_length
+        elif cut.fdr is not None:
+            length = judged.length_at(cut.fdr)
+        above = int(np.count_nonzero(peaks.scores > floor))
+        if cut.threshold is not None and above >= most:
+            peaks = _peaks(scores, config, radius, None, floor)
+        else:
+            peaks = peaks.best(above if length is None else length)
+    centres = _centres(scores, peaks, config, radius) + margin
     # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
     centres = centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
     particles = Particles.from_voxels(
@@ -271,6 +295,13 @@ def _chances(judged: Judged, count: int) -> Floats:
     return np.pad(chances, (0, count - len(chances)))
 
 
+def _peaks(
+    scores: NDArray[np.float32], config: Config, radius: float, count: int | None, floor: float
+) -> Peaks:
+    """Peaks of smoothed scores."""
+    return find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
+
+
 def _centres(
     scores: NDArray[np.float32], peaks: Peaks, config: Config, radius: float
 ) -> NDArray[np.float64]:
@@ -280,57 +311,72 @@ def _centres(
     return peaks.voxels.astype(np.float64)
 
 
-def _for_peaks(scores: NDArray[np.float32], config: Config, radius: float) -> NDArray[np.float32]:
-    """Blur the scores, and set those near the volume's faces to -inf, if configured."""
+def _for_peaks(
+    scores: NDArray[np.float32], config: Config, radius: float, *, overwrite: bool = False
+) -> tuple[NDArray[np.float32], int]:
+    """Smooth the scores, if configured; and view those away from the faces, with their corner."""
     settings = config.peaks
     if settings.smoothing:
-        scores = _smooth(scores, settings.smoothing * radius)
+        out = scores if overwrite else np.empty(scores.shape, dtype=np.float32)
+        _smooth(scores, settings.smoothing * radius, out)
+        scores = out
     margin = ceil(settings.margin * radius)
-    if not margin:
-        return scores
-    within = np.full_like(scores, -np.inf)
-    inner = (slice(margin, -margin),) * 3
-    within[inner] = scores[inner]
-    return within
+    z, y, x = (slice(margin, max(length - margin, margin)) for length in scores.shape)
+    return scores[z, y, x], margin
 
 
-def _smooth(scores: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Blur the scores; voxels of -inf stay so, and count as the lowest score to the others."""
-    unknown = np.isneginf(scores)
-    if unknown.any():
-        scores = np.where(unknown, scores[~unknown].min(initial=0), scores)
-    smooth: NDArray[np.float32] = gaussian_filter(scores, sigma, mode="nearest", truncate=3.0)
-    if unknown.any():
-        smooth[unknown] = -np.inf
-    return smooth
+def _smooth(scores: NDArray[np.float32], sigma: float, out: NDArray[np.float32]) -> None:
+    """Blur the scores into `out`, which may be the same; voxels of -inf stay so.
+
+    To the others those count as the lowest score. Slab by slab and in threads, with the result of
+    `gaussian_filter` on the whole.
+    """
+    lowest = min(float(plane.min(where=np.isfinite(plane), initial=0)) for plane in scores)
+    reach = int(_BLUR_SIGMAS * sigma + 0.5)
+    length, rows, _ = scores.shape
+    threads = torch.get_num_threads()
+    strips = [(rows * n // threads, rows * (n + 1) // threads) for n in range(threads)]
+    before = scores[:0].copy()  # planes as they were, which `out` may have replaced
+    with ThreadPoolExecutor(threads) as pool:
+        for start in range(0, length, _SLAB):
+            stop = min(start + _SLAB, length)
+            block = np.concatenate([before, scores[start : stop + reach]], dtype=np.float32)
+            at = slice(len(before), len(before) + stop - start)
+            before = block[max(at.stop - reach, 0) : at.stop].copy()
+            unknown = np.isneginf(block)
+            block[unknown] = lowest
+
+            def blur(strip: tuple[int, int], block: NDArray[np.float32] = block) -> Any:
+                low = max(strip[0] - reach, 0)
+                part = block[:, low : strip[1] + reach]
+                blurred = gaussian_filter(part, sigma, mode="nearest", truncate=_BLUR_SIGMAS)
+                return blurred[:, strip[0] - low : strip[1] - low]
+
+            for (low, high), blurred in zip(strips, pool.map(blur, strips), strict=True):
+                out[start:stop, low:high] = blurred[at]
+            out[start:stop][unknown[at]] = -np.inf
 
 
 def _score_windows(
     features: Features, network: nn.Module, config: Config, device: str
-) -> Iterator[tuple[Window, NDArray[np.float32], float]]:
+) -> Iterator[_Part]:
     side, batch = config.sampling.side, config.training.batch
     windows = grid(features.shape, side=side, stride=side)
-    for start in range(0, len(windows), batch):
-        some = windows[start : start + batch]
-        volumes = torch.from_numpy(np.stack([features.read(window) for window in some]))
-        logits = _forward(network, volumes.to(device), flips=config.inference.flips)
-        done = min(start + batch, len(windows)) / len(windows)
-        for window, block in zip(some, logits.cpu().numpy(), strict=True):
-            yield window, block, done
-
-
-def _score_whole(
-    features: Features, network: nn.Module, config: Config, device: str
-) -> Iterator[tuple[Window, NDArray[np.float32], float]]:
-    stride = config.network.stride
-    z, y, x = (-(-length // stride) * stride for length in features.shape)
-    padded: Shape = (z, y, x)
-    halo = receptive_radius(config.network)
-    parts = list(tiles(padded, side=config.inference.tile, halo=halo, multiple=stride))
-    for number, tile in enumerate(parts, start=1):
-        volume = torch.from_numpy(features.read(tile.read))[None].to(device)
-        logits = _forward(network, volume, flips=config.inference.flips)[0]
-        yield tile.core, logits[tile.core_in_read].cpu().numpy(), number / len(parts)
+    network = folded(network).to(device)
+    starts = range(0, len(windows), batch)
+    volumes = (
+        np.stack([features.read(window) for window in windows[start : start + batch]])
+        for start in starts
+    )
+    with closing(one_ahead(volumes)) as blocks:
+        for start, block in zip(starts, blocks, strict=True):
+            some = windows[start : start + batch]
+            logits = _forward(
+                network, torch.from_numpy(block).to(device), flips=config.inference.flips
+            )
+            done = min(start + batch, len(windows)) / len(windows)
+            for window, scores in zip(some, logits.cpu().numpy(), strict=True):
+                yield window, scores, done
 
 
 @torch.inference_mode()
@@ -343,3 +389,159 @@ def _forward(network: nn.Module, volumes: Tensor, *, flips: bool) -> Tensor:
     for axes in FLIPS:
         total += torch.flip(network(torch.flip(volumes, axes)), axes)
     return total / len(FLIPS)
+
+
+def _score_whole(
+    features: Features, network: nn.Module, config: Config, device: str
+) -> Iterator[_Part]:
+    stride = config.network.stride
+    z, y, x = (-(-length // stride) * stride for length in features.shape)
+    shape: Shape = (z, y, x)
+    halo = receptive_radius(config.network)
+    network = folded(network, dtype=_precision(device))
+    side = config.inference.tile
+    if side is None:
+        sides = _sides(shape, network, config, halo=halo, device=device)
+    else:
+        sides = (z, side, side)
+    waiting = list(tiles(shape, side=sides, halo=halo, multiple=stride))
+    network.to(device)
+    done, least = 0.0, 0.0
+    while waiting:
+        tile = waiting.pop(0)
+        share = y * x / (tile.core.shape[1] * tile.core.shape[2])
+        failed = False
+        try:
+            for window, logits in _score_tile(features, network, tile, config, device):
+                # Beyond the volume there are planes of padding.
+                part = min((window.corner[0] + window.shape[0]) / features.shape[0], 1.0)
+                least = max(least, min(done + part / share, 1.0))
+                yield window, logits, least
+        except (RuntimeError, MemoryError) as error:
+            if not is_out_of_memory(error):
+                raise
+            failed = True
+        # Out of the handler, whose traceback still holds the tile's tensors.
+        if failed:
+            if device.startswith("cuda"):
+                torch.cuda.empty_cache()
+            waiting[:0] = _halves(tile, shape, halo=halo, multiple=stride, device=device)
+        else:
+            done += 1 / share
+
+
+def _sides(shape: Shape, network: nn.Module, config: Config, *, halo: int, device: str) -> Shape:
+    """Sides of the tiles that read least and fit the memory. Along z a tile is the whole volume."""
+    stride = config.network.stride
+    planes = config.network.stride
+    channels = 1 + config.network.filter_channel
+    copy = deepcopy(network).to("meta")
+    each = streamed_bytes(copy, channels=channels, planes=planes, stride=stride)
+    if config.inference.flips:
+        each += 4 * shape[0]  # their sum
+    memory = config.inference.memory
+    allowed = automatic_bytes(device) if memory is None else memory * 1e9
+    best: tuple[int, Shape] | None = None
+    most = [-(-length // stride) for length in shape]
+    z, y, x = shape
+    for rows, columns in product(range(1, most[1] + 1), range(1, most[2] + 1)):
+        high, wide = -(-y // rows), -(-x // columns)
+        # Tiles in the middle have a halo on both sides, those of one or two none or one.
+        area = (high + halo * min(rows - 1, 2)) * (wide + halo * min(columns - 1, 2))
+        read = (y + 2 * halo * (rows - 1)) * (x + 2 * halo * (columns - 1))
+        if area * each <= allowed and (best is None or read < best[0]):
+            best = read, (z, high, wide)
+    # Where not even the smallest is allowed it is tried all the same.
+    return (z, stride, stride) if best is None else best[1]
+
+
+def _halves(tile: Tile, shape: Shape, *, halo: int, multiple: int, device: str) -> list[Tile]:
+    """Split a tile that did not fit the memory across its longer side."""
+    axis = 1 if tile.core.shape[1] >= tile.core.shape[2] else 2
+    length = tile.core.shape[axis]
+    if length <= multiple:
+        _, y, x = tile.read.shape
+        raise InputError(
+            f"the memory of {device} is too small to score even a column of {y} x {x} voxels: end "
+            "other programs that use it, or take another --device"
+        )
+    first = -(-length // (2 * multiple)) * multiple
+    halves = []
+    for start, size in ((0, first), (first, length - first)):
+        corner, sides = list(tile.core.corner), list(tile.core.shape)
+        corner[axis] += start
+        sides[axis] = size
+        core = Window(
+            corner=(corner[0], corner[1], corner[2]), shape=(sides[0], sides[1], sides[2])
+        )
+        halves.append(tile_of(core, shape, halo=halo))
+    return halves
+
+
+def _score_tile(
+    features: Features, network: nn.Module, tile: Tile, config: Config, device: str
+) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    """Logits of a tile's core, slab by slab; with flips at once, when their mean is known."""
+    planes = config.network.stride
+    if not config.inference.flips:
+        yield from _stream_tile(features, network, tile, planes, device, ())
+        return
+    total = np.zeros(tile.core.shape, dtype=np.float32)
+    for axes in FLIPS:
+        for window, logits in _stream_tile(features, network, tile, planes, device, axes):
+            start = window.corner[0] - tile.core.corner[0]
+            total[start : start + len(logits)] += logits
+    total /= len(FLIPS)
+    yield tile.core, total
+
+
+def _stream_tile(
+    features: Features,
+    network: nn.Module,
+    tile: Tile,
+    planes: int,
+    device: str,
+    axes: tuple[int, ...],
+) -> Iterator[tuple[Window, NDArray[np.float32]]]:
+    """Logits of a tile's core, slab by slab along z, by the network on the flipped volume."""
+    (length, *sides), (_, *corner) = tile.read.shape, tile.read.corner
+    windows = [
+        Window(
+            corner=(z, corner[0], corner[1]), shape=(min(planes, length - z), sides[0], sides[1])
+        )
+        for z in range(0, length, planes)
+    ]
+    backwards = -3 in axes
+    if backwards:
+        windows.reverse()
+    _, rows, columns = tile.core_in_read
+    done = 0
+    with closing(one_ahead(map(features.read, windows))) as blocks:
+        for slab in _run(network, blocks, device, axes):
+            logits = slab[:, rows, columns]
+            start = length - done - len(logits) if backwards else done
+            done += len(logits)
+            _, y, x = tile.core.corner
+            _, high, wide = tile.core.shape
+            yield Window(corner=(start, y, x), shape=(len(logits), high, wide)), logits
+
+
+@torch.inference_mode()
+def _run(
+    network: nn.Module, blocks: Iterable[NDArray[np.float32]], device: str, axes: tuple[int, ...]
+) -> Iterator[NDArray[np.float32]]:
+    """(c, z, y, x) blocks, one after the other along z, to (z, y, x) logits."""
+    dtype = _precision(device)
+
+    def slab(block: NDArray[np.float32]) -> Tensor:
+        return torch.flip(torch.from_numpy(block)[None].to(device, dtype), axes)
+
+    for logits in stream(network, map(slab, blocks)):
+        yield torch.flip(logits[0], axes).cpu().numpy()
+
+
+def _precision(device: str) -> torch.dtype:
+    """Half precision where the hardware multiplies it, which is three times finer than bfloat16."""
+    if device.startswith("cuda") and torch.cuda.get_device_capability(device) >= (7, 0):
+        return torch.float16
+    return torch.float32

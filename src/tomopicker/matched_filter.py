@@ -106,7 +106,7 @@ def learn_filter(
 
 def correlate(
     read: Callable[[Window], NDArray[np.float32]], shape: Shape, radial: RadialFilter
-) -> NDArray[np.float32]:
+) -> NDArray[np.float16]:
     """Correlate a tomogram with a filter, normalised by the local mean and standard deviation.
 
     The correlation coefficient of the template with the voxels under its mask, computed tile by
@@ -122,11 +122,13 @@ def correlate(
     Returns
     -------
     numpy.ndarray
-        ``z y x``, float32, between -1 and 1.
+        ``z y x``, between -1 and 1, in half precision: a thousandth of the coefficient is far
+        below its noise, and the volume is as large as the tomogram.
     """
-    template = radial.template()
     reach = radial.reach
-    scores = np.empty(shape, dtype=np.float32)
+    template = radial.template()
+    scores = np.empty(shape, dtype=np.float16)
+    kernels: dict[Shape, _Kernels] = {}
     for tile in tiles(shape, side=_TILE, halo=reach):
         block = read(tile.read)
         margins = [
@@ -135,34 +137,57 @@ def correlate(
                 tile.core.corner, tile.core.shape, tile.read.corner, tile.read.shape, strict=True
             )
         ]
-        scores[tile.core.slices] = _correlate_block(np.pad(block, margins, "symmetric"), template)
+        block = np.pad(block, margins, "symmetric")
+        z, y, x = (fft.next_fast_len(length, real=True) for length in block.shape)
+        # Tiles have few shapes, so that most find their kernels' spectra here.
+        if (z, y, x) not in kernels:
+            kernels[z, y, x] = _Kernels.of(template, (z, y, x))
+        scores[tile.core.slices] = _correlate_block(block, kernels[z, y, x])
     return scores
 
 
-def _correlate_block(
-    block: NDArray[np.float32], template: NDArray[np.float32]
-) -> NDArray[np.float32]:
+@dataclass(frozen=True, kw_only=True)
+class _Kernels:
+    """Spectra of a template and of the mean under its mask, for blocks of one size."""
+
+    reach: int
+    voxels: int
+    """In the mask."""
+    size: Shape
+    """Of the transform."""
+    template: NDArray[np.complex64]
+    mean: NDArray[np.complex64]
+
+    @classmethod
+    def of(cls, template: NDArray[np.float32], size: Shape) -> _Kernels:
+        reach = template.shape[0] // 2
+        mask = (_distances(reach) <= reach).astype(np.float32)
+        return cls(
+            reach=reach,
+            voxels=int(mask.sum()),
+            size=size,
+            template=fft.rfftn(template, size, workers=_workers()),
+            mean=fft.rfftn(mask / mask.sum(), size, workers=_workers()),
+        )
+
+
+def _correlate_block(block: NDArray[np.float32], kernels: _Kernels) -> NDArray[np.float32]:
     """Coefficients at the voxels of a block that hold a whole template around them."""
-    reach = template.shape[0] // 2
-    mask = (_distances(reach) <= reach).astype(np.float32)
-    size = [fft.next_fast_len(length, real=True) for length in block.shape]
-    voxels = mask.sum()
+    size = kernels.size
+    inner = tuple(slice(2 * kernels.reach, length) for length in block.shape)
+
+    def invert(spectrum: NDArray[np.complex64]) -> NDArray[np.float32]:
+        full: NDArray[np.float32] = fft.irfftn(spectrum, size, workers=_workers(), overwrite_x=True)
+        return full[inner]
 
     # The kernels are symmetric, so convolution is correlation.
-    def convolve(
-        spectrum: NDArray[np.complex64], kernel: NDArray[np.float32]
-    ) -> NDArray[np.float32]:
-        product = spectrum * fft.rfftn(kernel, size, workers=_workers())
-        full: NDArray[np.float32] = fft.irfftn(product, size, workers=_workers())
-        z, y, x = (slice(2 * reach, length) for length in block.shape)
-        return full[z, y, x]
-
     spectrum = fft.rfftn(block, size, workers=_workers())
-    overlap = convolve(spectrum, template)
-    mean = convolve(spectrum, mask) / voxels
-    square = convolve(fft.rfftn(block * block, size, workers=_workers()), mask) / voxels
+    overlap = invert(spectrum * kernels.template)
+    mean = invert(np.multiply(spectrum, kernels.mean, out=spectrum))
+    spectrum = fft.rfftn(np.square(block), size, workers=_workers())
+    square = invert(np.multiply(spectrum, kernels.mean, out=spectrum))
     # A flat neighbourhood (padding, erased gold) has no variance and correlates with nothing.
-    deviation = np.sqrt(np.maximum(square - mean * mean, 1e-4) * voxels)
+    deviation = np.sqrt(np.maximum(square - mean * mean, 1e-4) * kernels.voxels)
     coefficient: NDArray[np.float32] = np.clip(overlap / deviation, -1, 1)
     return coefficient
 

@@ -81,8 +81,10 @@ class Tile:
         return z, y, x
 
 
-def tiles(shape: Shape, *, side: int, halo: int, multiple: int = 1) -> Iterator[Tile]:
+def tiles(shape: Shape, *, side: int | Shape, halo: int, multiple: int = 1) -> Iterator[Tile]:
     """Split a volume into tiles of about `side` voxels whose cores cover every voxel once.
+
+    One side is that of all axes, or give one for each.
 
     Each tile reads `halo` more voxels on every face that is not a face of the volume, so a
     computation that looks no further than `halo` gives the same result for any `side`. Corners
@@ -93,13 +95,21 @@ def tiles(shape: Shape, *, side: int, halo: int, multiple: int = 1) -> Iterator[
     [0, 10]
     """
     halo = -(-halo // multiple) * multiple
-    for parts in product(*(_parts(length, side, multiple) for length in shape)):
-        starts = [max(start - halo, 0) for start, _ in parts]
-        stops = [min(stop + halo, n) for (_, stop), n in zip(parts, shape, strict=True)]
-        yield Tile(
-            core=_box([start for start, _ in parts], [stop for _, stop in parts]),
-            read=_box(starts, stops),
-        )
+    sides = (side,) * 3 if isinstance(side, int) else side
+    axes = [_parts(length, one, multiple) for length, one in zip(shape, sides, strict=True)]
+    for parts in product(*axes):
+        core = _box([start for start, _ in parts], [stop for _, stop in parts])
+        yield tile_of(core, shape, halo=halo)
+
+
+def tile_of(core: Window, shape: Shape, *, halo: int) -> Tile:
+    """Add to a core the halo that must be read for it, as far as there is volume."""
+    starts = [max(start - halo, 0) for start in core.corner]
+    stops = [
+        min(start + size + halo, length)
+        for start, size, length in zip(core.corner, core.shape, shape, strict=True)
+    ]
+    return Tile(core=core, read=_box(starts, stops))
 
 
 def _parts(length: int, side: int, multiple: int) -> list[tuple[int, int]]:

@@ -53,6 +53,13 @@ def pick(
         bool, typer.Option("--force", help="Replace picks that are already there.")
     ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    memory: Annotated[
+        str | None,
+        typer.Option(
+            help="For the network, as 4GB; a part of what is free when left out.",
+            show_default=False,
+        ),
+    ] = None,
 ) -> None:
     """Find the particle in one or many tomograms.
 
@@ -61,11 +68,13 @@ def pick(
     """
     from tomopicker.checkpoint import read_checkpoint
     from tomopicker.cli.run import check_folder, choose_device, console, rescaling
+    from tomopicker.cli.units import parse_memory
     from tomopicker.inference import Cut, network_of
     from tomopicker.io.particles import check_format
     from tomopicker.io.tomograms import read_tomogram, tomogram_name
 
     cut = _cut(count, threshold, fdr)
+    gigabytes = None if memory is None else parse_memory(memory)
     wanted = ["relion5"] if formats is None else formats
     for name in wanted:
         check_format(name)
@@ -94,7 +103,15 @@ def pick(
             note = rescaling(tomogram, description.config, description.voxel_size)
             if note is not None:
                 console.print(note, soft_wrap=True)
-            volume, picked = _pick_one(tomogram, checkpoint, network, cut, device)
+            picked = _pick_one(
+                tomogram,
+                checkpoint,
+                network,
+                cut,
+                device=device,
+                memory=gigabytes,
+                scores=files.scores if scores else None,
+            )
         except InputError as error:
             if len(tomograms) == 1:
                 raise
@@ -102,7 +119,7 @@ def pick(
             failures.append(str(error))
             console.print(f"Left out: {error}", soft_wrap=True)
             continue
-        _write(files, tomogram, picked, checkpoint, volume if scores else None)
+        _write(files, tomogram, picked, checkpoint)
         console.print(_summary(tomogram, picked), soft_wrap=True)
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
@@ -178,51 +195,62 @@ def _check_absent(paths: Sequence[Path]) -> None:
 
 
 def _pick_one(
-    tomogram: Tomogram, checkpoint: Checkpoint, network: nn.Module, cut: Cut, device: str
-) -> tuple[NDArray[np.float32], Picked]:
+    tomogram: Tomogram,
+    checkpoint: Checkpoint,
+    network: nn.Module,
+    cut: Cut,
+    *,
+    device: str,
+    memory: float | None,
+    scores: Path | None,
+) -> Picked:
+    """Score a tomogram, write the scores where that is wanted, and take its particles."""
     from tomopicker import inference
     from tomopicker.cli.run import progress_bar
 
+    config = checkpoint.description.config
+    if memory is not None:
+        settings = config.inference.model_copy(update={"memory": memory, "tile": None})
+        config = config.model_copy(update={"inference": settings})
     with progress_bar(tomogram.name) as bar:
         bar.show(0.0, "reading")
-        # The features are not kept: their correlation is as large as the volume.
+        # The features are not kept: their correlation takes half the memory of the scores.
         volume = inference.score(
             inference.features_of(checkpoint, tomogram),
             network,
-            checkpoint.description.config,
+            config,
             device=device,
             progress=bar.show,
         )
+        if scores is not None:
+            bar.show(1.0, "writing the scores")
+            _write_scores(scores, volume, inference.scored_voxel_size(checkpoint, tomogram))
         bar.show(1.0, "taking the peaks")
-        return volume, inference.pick(volume, tomogram, checkpoint, cut)
+        return inference.pick(volume, tomogram, checkpoint, cut, overwrite=True)
 
 
-def _write(
-    files: _Outputs,
-    tomogram: Tomogram,
-    picked: Picked,
-    checkpoint: Checkpoint,
-    scores: NDArray[np.float32] | None,
-) -> None:
-    """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
+def _write_scores(path: Path, scores: NDArray[np.float32], voxel_size: float) -> None:
     import numpy as np
 
-    from tomopicker.inference import scored_voxel_size
-    from tomopicker.io.particles import write_particles
     from tomopicker.io.tomograms import write_volume
+
+    # Viewers take the grey range from the header, which an infinite voxel would spoil.
+    known = np.isfinite(scores)
+    if not known.all():
+        scores = np.where(known, scores, scores.min(where=known, initial=0))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    write_volume(path, scores, voxel_size=voxel_size, overwrite=True)
+
+
+def _write(files: _Outputs, tomogram: Tomogram, picked: Picked, checkpoint: Checkpoint) -> None:
+    """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
+    from tomopicker.io.particles import write_particles
     from tomopicker.labels import voxel_radius
     from tomopicker.report import PickList, save_figure, slice_figure
 
     files.out.mkdir(parents=True, exist_ok=True)
     for name, path in files.others.items():
         write_particles(path, picked.particles, format=name, shape=tomogram.shape, overwrite=True)
-    if scores is not None:
-        # Viewers take the grey range from the header, which an infinite voxel would spoil.
-        known = np.isfinite(scores)
-        if not known.all():
-            scores = np.where(known, scores, scores.min(where=known, initial=0))
-        voxel_size = scored_voxel_size(checkpoint, tomogram)
-        write_volume(files.scores, scores, voxel_size=voxel_size, overwrite=True)
     # The picture shows the tomogram as it is, not as it was scored.
     radius = voxel_radius(checkpoint.description.config.radius_angstrom, tomogram.voxel_size)
     figure = slice_figure(

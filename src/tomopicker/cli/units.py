@@ -1,4 +1,4 @@
-"""Lengths as a person types them on the command line: 12vx, 160A, 16nm."""
+"""Lengths and memory as a person types them on the command line: 12vx, 160A, 16nm, 4GB."""
 
 from __future__ import annotations
 
@@ -92,6 +92,23 @@ def parse_length(text: str) -> Length:
     if not 0 < value < math.inf:
         raise InputError(f"'{text}' must be a length above 0")
     return Length(value=value, unit=unit)
+
+
+def parse_memory(text: str) -> float:
+    """Read an amount of memory such as ``4GB``, ``500MB`` or ``1.5 GB``, in GB (1e9 bytes).
+
+    >>> parse_memory("500 MB")
+    0.5
+
+    Raises
+    ------
+    InputError
+        When the unit is missing or unknown, or the number is not positive.
+    """
+    match = re.fullmatch(r"\s*(\d+\.?\d*|\.\d+)\s*([MG])B?\s*", text, re.IGNORECASE)
+    if match is None or not 0 < float(match.group(1)) < math.inf:
+        raise InputError(f"'{text}' is not an amount of memory; write it as 4GB or 500MB")
+    return float(match.group(1)) * (1.0 if match.group(2).upper() == "G" else 1e-3)
 
 
 _ANGSTROM = {"A": 1.0, "nm": 10.0}
