@@ -111,6 +111,23 @@ def test_picks_are_a_csv_and_a_relion5_star_of_the_tomograms_name(
     np.testing.assert_allclose(star.voxels, table.voxels, atol=1e-3)
 
 
+def test_little_memory_finds_the_same_picks_and_an_amount_without_a_unit_is_refused(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    pick = ("pick", trained, simulated / "sim_0002.mrc", "--count", 7, "--format", "csv")
+    for memory in ("1GB", "1MB"):
+        done = tomopicker(*pick, "--memory", memory, "--out", tmp_path / memory)
+        assert done.code == 0, done.stderr
+    much, little = (
+        read_particles(tmp_path / memory / "sim_0002.csv", voxel_size=13.5)
+        for memory in ("1GB", "1MB")
+    )
+    np.testing.assert_allclose(little.voxels, much.voxels, atol=1e-2)
+    refused = tomopicker(*pick, "--memory", "4", "--out", tmp_path / "4")
+    assert refused.code == 2
+    assert "'4' is not an amount of memory; write it as 4GB" in refused.stderr
+
+
 def test_a_calibrated_run_tells_probabilities_and_what_other_lists_there_could_be(
     tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
 ) -> None:
