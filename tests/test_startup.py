@@ -13,9 +13,9 @@ MODULES = {
     if not file.name.startswith("__")
 }
 COMPUTE_WITH_TORCH = {
-    *("tomopicker.augment", "tomopicker.checkpoint", "tomopicker.inference", "tomopicker.network"),
-    *("tomopicker.objectives", "tomopicker.parallel", "tomopicker.pretrained"),
-    "tomopicker.training",
+    *("tomopicker.augment", "tomopicker.checkpoint", "tomopicker.inference", "tomopicker.memory"),
+    *("tomopicker.network", "tomopicker.objectives", "tomopicker.parallel"),
+    *("tomopicker.pretrained", "tomopicker.training"),
 }
 
 
