@@ -133,10 +133,10 @@ class _Outputs:
     @property
     def others(self) -> dict[str, Path]:
         """Picks in other formats than CSV, each in a folder of its own."""
-        from tomopicker.io.particles import suffix_of
+        from tomopicker.io.particles import place_of
 
         return {
-            name: self.out / name / f"{self.name}{suffix_of(name)}"
+            name: self.out / name / place_of(name, self.name)
             for name in self.formats
             if name != "csv"
         }

@@ -10,6 +10,7 @@ import numpy as np
 
 from tomopicker.errors import InputError
 from tomopicker.io.particles.formats import SUFFIXES, read_particles
+from tomopicker.io.particles.relion_project import NOT_LISTS
 from tomopicker.io.tomograms import match_names
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
@@ -65,7 +66,7 @@ def list_files(folder: Path) -> dict[str, Path]:
     """List the particle files in a folder, by their stem; of equal stems the likeliest suffix.
 
     Hidden files are left out: macOS puts a `._TS_01.csv`, which is no list, beside every file on
-    some disks.
+    some disks. In a project of copick or EMAN2, the lists are where those programs keep them.
 
     Raises
     ------
@@ -73,10 +74,20 @@ def list_files(folder: Path) -> dict[str, Path]:
         When there is none.
     """
     files: dict[str, Path] = {}
+    found = sorted(folder.iterdir())
     for suffix in SUFFIXES:
-        for file in sorted(folder.iterdir()):
-            if file.suffix.lower() == suffix and not file.name.startswith("."):
-                files.setdefault(file.stem, file)
+        for file in found:
+            if file.suffix.lower() == suffix and not file.name.startswith((".", *NOT_LISTS)):
+                files.setdefault(file.stem.removesuffix("_info"), file)
+    for file in () if files else sorted(folder.glob("info/*_info.json")):
+        files[file.stem.removesuffix("_info")] = file
+    for file in () if files else sorted(folder.glob("**/Picks/*.json")):
+        run = file.parent.parent.name
+        if run in files:
+            raise InputError(
+                f"{file.parent}: holds several lists ({files[run].name}, {file.name}); give one"
+            )
+        files[run] = file
     if not files:
         raise InputError(f"{folder}: has no picks; put one {', '.join(SUFFIXES)} file per tomogram")
     return files
