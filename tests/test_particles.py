@@ -57,7 +57,7 @@ def refused(path: Path, text: str | bytes, *parts: str) -> None:
 
 
 def test_an_unknown_format_lists_the_known_ones(tmp_path: Path) -> None:
-    known = "unknown format 'emn'; known are csv, relion5, relion4, relion3, coords"
+    known = "unknown format 'emn'; known are csv, relion5, relion4, cbox, relion3, copick"
     with pytest.raises(InputError, match=known):
         write_particles(tmp_path / "a.csv", particles((1, 2, 3)), format="emn")
     with pytest.raises(InputError, match=known):

@@ -14,6 +14,7 @@ from tomopicker.io.particles.rows import (
     Row,
     check_width,
     is_number,
+    listed,
     number,
     read_rows,
     write_lines,
@@ -59,7 +60,7 @@ def read_csv(path: Path, frame: Frame) -> Particles:
     missing = [axis for axis, column in columns.items() if column is None]
     if missing:
         raise InputError(
-            f"{path}: has no column {', '.join(missing)}, only {', '.join(rows[0][1])}; "
+            f"{path}: has no column {', '.join(missing)}, only {listed(rows[0][1], 12)}; "
             "name the columns x,y,z,score in its first line"
         )
     for line, cells in rows[1:]:

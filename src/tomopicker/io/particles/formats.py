@@ -11,10 +11,27 @@ from typing import Protocol
 import numpy as np
 
 from tomopicker.errors import InputError
+from tomopicker.io.particles.cbox import is_cbox, read_cbox, write_cbox
+from tomopicker.io.particles.chimerax import is_chimerax, write_chimerax
 from tomopicker.io.particles.coords import is_coords, read_coords, write_coords
+from tomopicker.io.particles.copick import copick_voxel_size, is_copick, read_copick, write_copick
 from tomopicker.io.particles.csv import is_csv, read_csv, write_csv
+from tomopicker.io.particles.deepfinder import is_deepfinder, read_deepfinder
+from tomopicker.io.particles.dynamo import dynamo_voxel_size, is_dynamo, read_dynamo, write_dynamo
+from tomopicker.io.particles.eman2 import is_eman2, read_eman2, write_eman2
 from tomopicker.io.particles.frame import Frame
 from tomopicker.io.particles.head import Head, read_head
+from tomopicker.io.particles.imod import (
+    imod_voxel_size,
+    is_imod,
+    is_imod_text,
+    read_imod,
+    read_imod_text,
+    write_imod,
+    write_imod_text,
+)
+from tomopicker.io.particles.napari import is_napari, read_napari, write_napari
+from tomopicker.io.particles.portal import is_portal, read_portal, write_portal
 from tomopicker.io.particles.relion3 import (
     is_relion3,
     read_relion3,
@@ -23,6 +40,8 @@ from tomopicker.io.particles.relion3 import (
 )
 from tomopicker.io.particles.relion4 import is_relion4, read_relion4, write_relion4
 from tomopicker.io.particles.relion5 import is_relion5, read_relion5, write_relion5
+from tomopicker.io.particles.tom import is_tom, read_tom, write_tom
+from tomopicker.io.particles.topaz import is_topaz, read_topaz, write_topaz
 from tomopicker.io.tomograms import series_name
 from tomopicker.types import Particles, Shape
 
@@ -87,6 +106,13 @@ FORMATS: dict[str, Format] = {
         in_voxels=False,
         writes_pixels=True,
     ),
+    "cbox": Format(
+        place="{name}.cbox",
+        holds={"scores"},
+        recognises=is_cbox,
+        read=read_cbox,
+        write=write_cbox,
+    ),
     "relion3": Format(
         place="{name}.star",
         holds={"names", "scores", "orientations", "columns"},
@@ -96,12 +122,97 @@ FORMATS: dict[str, Format] = {
         in_voxels=False,
         voxel_size=relion3_voxel_size,
     ),
+    "copick": Format(
+        place="ExperimentRuns/{name}/Picks/tomopicker_1_particle.json",
+        holds={"scores", "orientations"},
+        recognises=is_copick,
+        read=read_copick,
+        write=write_copick,
+        in_voxels=False,
+        voxel_size=copick_voxel_size,
+    ),
+    "portal": Format(
+        place="{name}.ndjson",
+        holds={"orientations"},
+        recognises=is_portal,
+        read=read_portal,
+        write=write_portal,
+    ),
+    "eman2": Format(
+        place="info/{name}_info.json",
+        holds={"scores"},
+        recognises=is_eman2,
+        read=read_eman2,
+        write=write_eman2,
+        in_voxels=False,
+        reads_shape=True,
+        writes_shape=True,
+        writes_pixels=True,
+    ),
+    "dynamo": Format(
+        place="{name}.tbl",
+        holds={"names", "scores", "orientations"},
+        recognises=is_dynamo,
+        read=read_dynamo,
+        write=write_dynamo,
+        voxel_size=dynamo_voxel_size,
+    ),
+    "imod": Format(
+        place="{name}.mod",
+        holds=frozenset(),
+        recognises=is_imod,
+        read=read_imod,
+        write=write_imod,
+        writes_shape=True,
+        voxel_size=imod_voxel_size,
+    ),
+    "imod-text": Format(
+        place="{name}.txt",
+        holds=frozenset(),
+        recognises=is_imod_text,
+        read=read_imod_text,
+        write=write_imod_text,
+    ),
+    "tom": Format(
+        place="{name}.em",
+        holds={"names", "scores", "orientations"},
+        recognises=is_tom,
+        read=read_tom,
+        write=write_tom,
+    ),
     "coords": Format(
         place="{name}.coords",
         holds=frozenset(),
         recognises=is_coords,
         read=read_coords,
         write=write_coords,
+    ),
+    "napari": Format(
+        place="{name}.csv",
+        holds=frozenset(),
+        recognises=is_napari,
+        read=read_napari,
+        write=write_napari,
+    ),
+    "topaz": Format(
+        place="{name}.txt",
+        holds={"names", "scores"},
+        recognises=is_topaz,
+        read=read_topaz,
+        write=write_topaz,
+    ),
+    "deepfinder": Format(
+        place="{name}.xml",
+        holds={"names", "scores"},
+        recognises=is_deepfinder,
+        read=read_deepfinder,
+    ),
+    "chimerax": Format(
+        place="{name}.cmm",
+        holds=frozenset(),
+        recognises=is_chimerax,
+        write=write_chimerax,
+        in_voxels=False,
     ),
 }
 
@@ -255,8 +366,8 @@ def writable() -> list[str]:
 def place_of(format: str, tomogram: str) -> Path:
     """Tell where a format's list of a tomogram is, as its program looks for it.
 
-    >>> place_of("relion5", "rec_TS_01").as_posix()
-    'rec_TS_01.star'
+    >>> place_of("eman2", "rec_TS_01").as_posix()
+    'info/TS_01_info.json'
 
     Raises
     ------

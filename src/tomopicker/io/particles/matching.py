@@ -11,6 +11,7 @@ import numpy as np
 from tomopicker.errors import InputError
 from tomopicker.io.particles.formats import SUFFIXES, read_particles
 from tomopicker.io.particles.relion_project import NOT_LISTS
+from tomopicker.io.particles.rows import listed
 from tomopicker.io.tomograms import match_names
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
@@ -137,7 +138,7 @@ def by_tomogram(
     strangers = [name for name in dict.fromkeys(particles.tomograms) if name not in matched]
     if strangers and not skip_unmatched:
         raise InputError(
-            f"{source}: has picks in {_listed(strangers)}, but the tomograms are {_listed(names)}; "
+            f"{source}: has picks in {listed(strangers)}, but the tomograms are {listed(names)}; "
             "pass the missing tomogram too, or use --skip-unmatched"
         )
     owners = np.array([matched.get(name, "") for name in particles.tomograms])
@@ -147,7 +148,7 @@ def by_tomogram(
         if not len(part):
             raise InputError(
                 f"{source}: has no picks in {name}, only in "
-                f"{_listed(list(dict.fromkeys(particles.tomograms)))}; leave that tomogram out"
+                f"{listed(list(dict.fromkeys(particles.tomograms)))}; leave that tomogram out"
             )
         parts.append(replace(part, tomograms=(name,) * len(part)))
     return parts
@@ -218,12 +219,7 @@ def _file_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     missing = [name for name in names if name not in matched]
     if missing:
         raise InputError(
-            f"{folder}: has no picks for {_listed(missing)}, only {_listed(sorted(files))}; "
+            f"{folder}: has no picks for {listed(missing)}, only {listed(sorted(files))}; "
             "name the files as the tomograms are named"
         )
     return {name: files[matched[name]] for name in names}
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -163,6 +163,22 @@ def write_lines(path: Path, lines: Iterable[str], *, overwrite: bool) -> None:
         temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
 
+def listed(names: Sequence[str], most: int = 5) -> str:
+    """Name a few of many, each cut where it is longer than any name.
+
+    >>> listed(["a", "b", "c"], most=2)
+    'a, b and 1 more'
+    """
+    shown = ", ".join(cut(name) for name in names[:most])
+    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"
+
+
+def cut(text: str, most: int = 60) -> str:
+    """Show the beginning of what may be anything, on one line."""
+    line = " ".join(text.split())
+    return line if len(line) <= most else f"{line[:most]}…"
+
+
 def is_number(cell: str) -> bool:
     """Tell whether a cell reads as a number (nan and inf do)."""
     try:
@@ -183,7 +199,7 @@ def number(path: Path, line: int, column: str, cell: str) -> float:
     value = float(cell) if is_number(cell) else math.nan
     if not math.isfinite(value):
         raise InputError(
-            f"{path}: line {line} has {column} = {cell.strip() or 'nothing'}, which is not a "
+            f"{path}: line {line} has {column} = {cut(cell) or 'nothing'}, which is not a "
             "number; correct or remove that line"
         )
     return value

@@ -11,7 +11,7 @@ import starfile
 
 from tomopicker.errors import InputError
 from tomopicker.io.particles.angles import from_relion, to_relion
-from tomopicker.io.particles.rows import read_text
+from tomopicker.io.particles.rows import cut, listed, read_text
 from tomopicker.io.tomograms import series_name
 from tomopicker.io.whole import whole_file
 from tomopicker.types import Floats, Particles
@@ -53,8 +53,8 @@ def read_blocks(path: Path) -> Blocks:
     read_text(path)
     try:
         blocks = starfile.read(path, always_dict=True, parse_as_string=list(NAMES))
-    except (ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        reason = cut(str(error), 200)
         raise InputError(
             f"{path}: is not a STAR file that can be read ({reason}); write it again"
         ) from error
@@ -88,10 +88,13 @@ def particle_table(path: Path, blocks: Blocks, columns: Sequence[str]) -> pd.Dat
     """
     for block in blocks.values():
         if set(columns) <= set(block.columns):
+            if not block.columns.is_unique:
+                twice = block.columns[block.columns.duplicated()][0]
+                raise InputError(f"{path}: has the column {cut(twice)} twice; remove one")
             return block
-    found = ", ".join(dict.fromkeys(str(c) for block in blocks.values() for c in block.columns))
+    found = list(dict.fromkeys(str(c) for block in blocks.values() for c in block.columns))
     raise InputError(
-        f"{path}: has no columns {', '.join(columns)}, only {found or 'nothing'}; "
+        f"{path}: has no columns {', '.join(columns)}, only {listed(found, 12) or 'nothing'}; "
         "give a RELION particle list"
     )
 
@@ -108,8 +111,8 @@ def numbers(path: Path, table: pd.DataFrame, column: str) -> Floats:
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise InputError(
-            f"{path}: row {wrong[0] + 1} has {column} = {table[column].iloc[wrong[0]]}, which is "
-            "not a number; correct or remove that row"
+            f"{path}: row {wrong[0] + 1} has {column} = {cut(str(table[column].iloc[wrong[0]]))}, "
+            "which is not a number; correct or remove that row"
         )
     return values
 
