@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tomopicker.cli import benchmark, demo, evaluate, inspect, pick, plot, simulate, train
+from tomopicker.cli import benchmark, convert, demo, evaluate, inspect, pick, plot, simulate, train
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -26,6 +26,7 @@ for command in (
     demo.demo,
     simulate.simulate,
     inspect.inspect,
+    convert.convert,
     train.train,
     pick.pick,
     evaluate.evaluate,

@@ -25,9 +25,9 @@ def read_relion5(path: Path, frame: Frame) -> Particles:
     InputError
         When the frame has no shape, or the file is no such list.
     """
-    centre = _centre(path, frame)
+    middle = centre(path, frame)
     table = star.particle_table(path, star.read_blocks(path), star.CENTRED)
-    positions = star.coordinates(path, table, star.CENTRED) - star.origins(path, table) + centre
+    positions = star.coordinates(path, table, star.CENTRED) - star.origins(path, table) + middle
     return star.particles_from(path, table, positions, frame.voxel_size)
 
 
@@ -46,12 +46,19 @@ def write_relion5(
         particles,
         name_column="rlnTomoName",
         columns=star.CENTRED,
-        values=particles.positions - _centre(path, frame),
+        values=particles.positions - centre(path, frame),
     )
     star.write_blocks(path, {"particles": table}, overwrite=overwrite)
 
 
-def _centre(path: Path, frame: Frame) -> Floats:
+def centre(path: Path, frame: Frame) -> Floats:
+    """Give the point (3,) that RELION-5 counts from, ``x y z`` in ångström.
+
+    Raises
+    ------
+    InputError
+        When the frame has neither shape nor extent.
+    """
     # RELION's extraction takes size / 2 as the centre; its own Python picker writes size / 2 - 1,
     # one unbinned pixel away. The program that uses the list counts.
     if frame.extent is not None:
