@@ -43,6 +43,12 @@ def pick(
         list[str] | None,
         typer.Option("--format", help="Also write this format (repeatable); csv always is."),
     ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Ångström, of the unbinned tilt series; for relion4 and eman2.", show_default=False
+        ),
+    ] = None,
     scores: Annotated[
         bool, typer.Option("--scores", help="Also write the score volumes (MRC).")
     ] = False,
@@ -62,13 +68,13 @@ def pick(
     from tomopicker.checkpoint import read_checkpoint
     from tomopicker.cli.run import check_folder, choose_device, console, rescaling
     from tomopicker.inference import Cut, network_of
-    from tomopicker.io.particles import check_format
+    from tomopicker.io.particles import check_format, write_import_list
     from tomopicker.io.tomograms import read_tomogram, tomogram_name
 
     cut = _cut(count, threshold, fdr)
     wanted = ["relion5"] if formats is None else formats
     for name in wanted:
-        check_format(name)
+        check_format(name, pixel_size=pixel_size)
     check_folder(out)
     checkpoint = read_checkpoint(run)
     try:
@@ -102,10 +108,12 @@ def pick(
             failures.append(str(error))
             console.print(f"Left out: {error}", soft_wrap=True)
             continue
-        _write(files, tomogram, picked, checkpoint, volume if scores else None)
+        _write(files, tomogram, picked, checkpoint, volume if scores else None, pixel_size)
         console.print(_summary(tomogram, picked), soft_wrap=True)
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
+    if (out / "relion5").is_dir():
+        write_import_list(out / "relion5")
     if failures:
         raise InputError(f"{failures[0]} ({len(failures)} of {len(tomograms)} tomograms left out)")
 
@@ -203,6 +211,7 @@ def _write(
     picked: Picked,
     checkpoint: Checkpoint,
     scores: NDArray[np.float32] | None,
+    pixel_size: float | None,
 ) -> None:
     """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
     import numpy as np
@@ -215,7 +224,15 @@ def _write(
 
     files.out.mkdir(parents=True, exist_ok=True)
     for name, path in files.others.items():
-        write_particles(path, picked.particles, format=name, shape=tomogram.shape, overwrite=True)
+        write_particles(
+            path,
+            picked.particles,
+            format=name,
+            shape=tomogram.shape,
+            pixel_size=pixel_size,
+            radius=checkpoint.description.config.radius_angstrom,
+            overwrite=True,
+        )
     if scores is not None:
         # Viewers take the grey range from the header, which an infinite voxel would spoil.
         known = np.isfinite(scores)

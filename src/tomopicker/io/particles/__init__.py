@@ -22,6 +22,7 @@ from tomopicker.io.particles.matching import (
     list_files,
     read_picks_for,
 )
+from tomopicker.io.particles.relion_project import write_import_list
 
 __all__ = [
     "FORMATS",
@@ -40,6 +41,7 @@ __all__ = [
     "read_picks_for",
     "recognise",
     "writable",
+    "write_import_list",
     "write_in",
     "write_particles",
 ]

@@ -350,6 +350,8 @@ def check_format(name: str, *, pixel_size: float | None = None) -> None:
     """
     if _format(name).write is None:
         raise InputError(f"{name} is only read; known for writing are {', '.join(writable())}")
+    if pixel_size is not None and not 0 < pixel_size < np.inf:
+        raise InputError(f"--pixel-size must be a number of ångström above 0, got {pixel_size:g}")
     if FORMATS[name].writes_pixels and pixel_size is None:
         remedy = ", or use relion5, which needs none" if name == "relion4" else ""
         raise InputError(
