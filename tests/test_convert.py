@@ -215,13 +215,33 @@ def test_relions_tomograms_give_the_unbinned_centre_and_the_set_for_its_jobs(
     )
 
 
+def test_a_copick_project_becomes_one_list(tomopicker: Command, tmp_path: Path) -> None:
+    for name, z in (("a", 1.0), ("b", 2.0)):
+        path = tmp_path / "project" / place_of("copick", name)
+        write_particles(path, table((z, 2, 3), name=name), format="copick")
+    done = tomopicker("convert", tmp_path / "project", tmp_path / "all.csv")
+    assert done.code == 0, done.stderr
+    after = read_particles(tmp_path / "all.csv", voxel_size=VOXEL)
+    assert after.tomograms == ("a", "b")
+    np.testing.assert_allclose(after.voxels, [[1, 2, 3], [2, 2, 3]])
+
+
+def test_a_folder_with_one_tomogram_stands_for_no_other(
+    tomopicker: Command, tmp_path: Path, tomogram: Path
+) -> None:
+    given = tmp_path / "a.csv"
+    given.write_text("tomogram,x,y,z\nTS_02,1,2,3\n")
+    done = tomopicker("convert", given, tmp_path / "a.star", "--like", tomogram.parent)
+    refused(done, "has particles in TS_02, but --like has TS_01")
+
+
 def test_one_tomogram_stands_for_all_and_says_so(
     tomopicker: Command, tmp_path: Path, tomogram: Path
 ) -> None:
     (tmp_path / "a.csv").write_text("tomogram,x,y,z\na,1,2,3\nb,4,5,6\n")
     done = tomopicker("convert", tmp_path / "a.csv", tmp_path / "a.star", "--like", tomogram)
     assert done.code == 0, done.stderr
-    assert f"All 2 tomograms are taken to be as large as {tomogram}" in done.stderr
+    assert "All 2 tomograms are taken to be as large as TS_01" in done.stderr
 
 
 def test_a_list_that_states_its_voxel_size_needs_nobody_to_tell_it(

@@ -115,7 +115,8 @@ def test_from_any_format_to_any_other_no_coordinate_moves(
         assert recognise(path) == name
         after = read(path, shape=odd, voxel_size=table.voxel_size)
         held = FORMATS[name].holds
-        if "scores" in held and table.scores is not None and len(set(table.scores)) > 1:
+        # All 0, or all 1, is what programs write that have no scores.
+        if "scores" in held and table.scores is not None and set(table.scores) - {0, 1}:
             np.testing.assert_allclose(after.scores, table.scores, rtol=1e-6)
         if "orientations" in held and table.orientations is not None:
             np.testing.assert_allclose(after.orientations, table.orientations, atol=1e-6)
@@ -441,6 +442,8 @@ def test_points_for_imod_count_from_a_corner(tmp_path: Path) -> None:
     path = write(tmp_path / "a.txt", two(), "imod-text")
     assert path.read_text().splitlines()[0].split() == ["1", "1", "30.7500", "20.5000", "10.0000"]
     # model2point without options, which nothing tells from voxels.
+    path.write_text("7 8 30.75 20.5 10\n")
+    refused(path, path.read_text(), "5 columns and no header")
     path.write_text("30.75 20.5 10\n")
     assert recognise(path) == "csv"
     doubt = doubt_about(path)
@@ -569,6 +572,11 @@ def test_whatever_is_in_a_file_it_is_read_or_clearly_refused(
     path = tmp_path / file
     path.write_bytes(content if junk is None else junk)
     assert outcome(path, name) in ("read", "refused")
+
+
+def test_json_and_xml_of_no_known_program_are_told_as_such(tmp_path: Path) -> None:
+    refused(tmp_path / "a.json", '{"a": 1}', "is JSON, but no list of particles", "copick")
+    refused(tmp_path / "a.xml", "<a/>", "is XML, but no list of particles")
 
 
 def test_numbers_beyond_all_measure_are_refused_not_overflowed(tmp_path: Path) -> None:

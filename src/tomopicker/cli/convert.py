@@ -67,7 +67,7 @@ def convert(
     )
     parts = _read(source, known, source_format, target)
     _check_voxel_sizes(parts, target, to_voxel_size)
-    _warn(parts, like)
+    _warn(parts, known)
     parts = at_voxel_size(parts, to_voxel_size)
     _write(out, parts, target, split=split, like=like, force=force)
     _summarise(source, out, parts, target)
@@ -128,12 +128,12 @@ def _check_voxel_sizes(parts: Sequence[Part], target: str, to_voxel_size: float 
             )
 
 
-def _warn(parts: Sequence[Part], like: Path | None) -> None:
+def _warn(parts: Sequence[Part], known: Known) -> None:
     """Say what may be wrong: particles that are outside were counted in other units, mostly."""
     from tomopicker.io.particles import check_inside
 
-    if len(parts) > 1 and like is not None and like.is_file() and like.suffix.lower() != ".star":
-        _say(f"All {len(parts)} tomograms are taken to be as large as {like}")
+    if len(parts) > 1 and known.one_for_all:
+        _say(f"All {len(parts)} tomograms are taken to be as large as {next(iter(known.frames))}")
     for part in parts:
         if part.frame.shape is None:
             continue

@@ -33,12 +33,14 @@ def read_cbox(path: Path, frame: Frame) -> Particles:
     table = star.particle_table(path, star.read_blocks(path), (*COLUMNS, *_SIDES))
     xyz = star.coordinates(path, table, COLUMNS)
     xyz[:, :2] += star.coordinates(path, table, _SIDES) / 2
-    # Boxes that were drawn by hand have no confidence, <NA>.
-    told = "Confidence" in table and pd.to_numeric(table["Confidence"], "coerce").notna().any()
+    scores = None
+    # Boxes that were drawn by hand have the confidence <NA>, or 1 as ours without a score.
+    if "Confidence" in table and pd.to_numeric(table["Confidence"], "coerce").notna().any():
+        scores = star.numbers(path, table, "Confidence")
     return Particles(
         positions=xyz * frame.voxel_size,
         voxel_size=frame.voxel_size,
-        scores=star.numbers(path, table, "Confidence") if told else None,
+        scores=None if scores is None or (scores == 1).all() else scores,
     )
 
 

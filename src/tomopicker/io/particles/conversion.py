@@ -24,7 +24,9 @@ class Known:
     """What the user tells of the tomograms that lists belong to."""
 
     frames: Mapping[str, Frame] = field(default_factory=dict)
-    """By the names of the tomograms; one alone stands for whatever tomogram a list names."""
+    """By the names of the tomograms."""
+    one_for_all: bool = False
+    """Whether the one tomogram stands for whatever tomogram a list names."""
     voxel_size: float | None = None
     """Ångström, of all of them."""
     pixel_size: float | None = None
@@ -40,13 +42,13 @@ class Known:
         InputError
             When others are known, but not this one.
         """
-        if len(self.frames) < 2:
+        if not self.frames or self.one_for_all:
             return next(iter(self.frames.values()), None)
         found = match_names([name], list(self.frames))
         if not found:
             raise InputError(
                 f"{path}: has particles in {name}, but --like has {listed(sorted(self.frames))}; "
-                "add that tomogram"
+                "add that tomogram, or give it alone with --like"
             )
         return self.frames[found[name]]
 
@@ -108,7 +110,13 @@ def read_known(
         )
         for name, frame in frames.items()
     }
-    return Known(frames=frames, voxel_size=voxel_size, pixel_size=pixel_size, radius=radius)
+    return Known(
+        frames=frames,
+        one_for_all=like is not None and like.is_file() and like.suffix.lower() != ".star",
+        voxel_size=voxel_size,
+        pixel_size=pixel_size,
+        radius=radius,
+    )
 
 
 def read_parts(
@@ -143,8 +151,9 @@ def read_parts(
     # A voxel, somewhere, is enough to learn the names.
     guess = Frame(voxel_size=UNKNOWN, shape=(1, 1, 1), pixel_size=known.pixel_size or UNKNOWN)
     names = [_plain(tomogram) for tomogram in read_in(path, guess, format=format).tomograms]
-    alone = next(iter(known.frames)) if len(known.frames) == 1 else path.stem
-    order = list(dict.fromkeys(names)) or [alone if name is None else name]
+    if name is None:
+        name = next(iter(known.frames)) if known.one_for_all else path.stem
+    order = list(dict.fromkeys(names)) or [name]
     tables: dict[Frame, Particles] = {}
     parts = []
     for tomogram in order:

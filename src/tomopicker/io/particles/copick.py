@@ -57,7 +57,7 @@ def read_copick(path: Path, frame: Frame) -> Particles:
         positions=positions + matrices[:, :3, 3],
         voxel_size=frame.voxel_size,
         # The score of every point that was clicked is 1.
-        scores=np.array(scores) if len(set(scores)) > 1 else None,
+        scores=np.array(scores) if set(scores) - {1.0} else None,
         tomograms=(str(name),) * len(points) if name else (),
         orientations=turns if turned else None,
     )

@@ -119,6 +119,6 @@ def _read_names(path: Path) -> dict[int, str]:
     names = {}
     for line in read_text(listing).splitlines():
         index, _, place = line.strip().partition(" ")
-        if index.isdecimal() and place.strip():
-            names[int(index[:18])] = tomogram_name(place.strip().replace("\\", "/"))
+        if index.isdecimal() and len(index) < 10 and place.strip():
+            names[int(index)] = tomogram_name(place.strip().replace("\\", "/"))
     return names

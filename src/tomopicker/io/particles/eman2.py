@@ -57,7 +57,7 @@ def read_eman2(path: Path, frame: Frame) -> Particles:
     return Particles(
         positions=xyz,
         voxel_size=frame.voxel_size,
-        scores=np.array(scores) if len(set(scores)) > 1 else None,
+        scores=np.array(scores) if any(scores) else None,
     )
 
 

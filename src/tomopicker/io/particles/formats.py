@@ -399,10 +399,17 @@ def recognise(path: Path) -> str:
     Raises
     ------
     InputError
-        When the file is missing, empty or cannot be read.
+        When the file is missing or empty, cannot be read, or is JSON or XML of an unknown kind.
     """
     head = read_head(path)
-    return next((name for name, format in FORMATS.items() if format.recognises(head)), "csv")
+    found = next((name for name, format in FORMATS.items() if format.recognises(head)), None)
+    if found is None and head.text.lstrip()[:1] in ("{", "[", "<"):
+        kind = "XML" if head.text.lstrip().startswith("<") else "JSON"
+        raise InputError(
+            f"{path}: is {kind}, but no list of particles that is known; known are "
+            f"{', '.join(FORMATS)}"
+        )
+    return found or "csv"
 
 
 def doubt_about(path: Path) -> str | None:

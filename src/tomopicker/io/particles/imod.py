@@ -100,8 +100,10 @@ def imod_voxel_size(path: Path) -> float | None:
 
 
 def is_imod_text(head: Head) -> bool:
-    """Recognise the five columns of ``model2point -object``; fewer could be any program's."""
-    return head.is_bare and len(head.cells) == 5
+    """Recognise ``model2point -object``: five columns, of which the first contour is 1."""
+    return (
+        head.is_bare and len(head.cells) == 5 and head.cells[0].isdecimal() and head.cells[1] == "1"
+    )
 
 
 def read_imod_text(path: Path, frame: Frame) -> Particles:
