@@ -134,9 +134,14 @@ def mutated(rng: np.random.Generator, corpus: list[tuple[str, bytes]]) -> tuple[
     for _ in range(int(rng.choice([1, 1, 1, 2, 2, 5]))):
         at = int(rng.integers(len(data) + 1))
         end = min(at + int(rng.integers(1, 40)), len(data))
-        kind = rng.integers(6)
+        kind = rng.integers(8)
         if kind == 0 and at < len(data):
             data[at] = int(rng.integers(256))
+        elif kind in (6, 7):
+            # Mostly still a list, with other numbers in it.
+            digits = [place for place in range(at, len(data)) if data[place] in b"0123456789"]
+            if digits:
+                data[digits[0]] = b"0123456789.-e"[rng.integers(13)]
         elif kind == 1:
             del data[at:end]
         elif kind == 2:

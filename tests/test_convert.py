@@ -170,7 +170,7 @@ def test_a_folder_becomes_a_folder_and_one_list(tomopicker: Command, tmp_path: P
         np.testing.assert_allclose(after.voxels, [[1, 2, 3]])
     refused(
         tomopicker("convert", tmp_path / "all.star", tmp_path / "all.coords", *like),
-        "coords holds the particles of one tomogram, these are of 2 (TS_01, TS_02",
+        "coords holds the particles of one tomogram, these are of 2 (TS_01, TS_02)",
         "give a folder",
     )
     refused(

@@ -191,7 +191,7 @@ def test_relion5_counts_from_half_the_size(tmp_path: Path) -> None:
     write_particles(path, particles((50, 100, 151)), format="relion5", shape=SHAPE)
     text = path.read_text()
     assert "data_particles\n" in text
-    assert text.split("\n")[-4].split("\t") == ["TS_01", "13.48", "0", "0"]
+    assert text.split("\n")[-4].split("\t") == ["13.48", "0", "0", "TS_01"]
 
 
 def test_relion4_counts_unbinned_pixels(tmp_path: Path) -> None:
@@ -199,7 +199,7 @@ def test_relion4_counts_unbinned_pixels(tmp_path: Path) -> None:
     path = tmp_path / "TS_01.star"
     write_particles(path, particles((1, 2, 3)), format="relion4", pixel_size=PIXEL)
     row = path.read_text().split("\n")[-4].split("\t")
-    assert [float(cell) for cell in row[1:4]] == pytest.approx([12, 8, 4])
+    assert [float(cell) for cell in row[:3]] == pytest.approx([12, 8, 4])
 
 
 def test_relion3_is_what_warp_reads(tmp_path: Path) -> None:
@@ -207,7 +207,7 @@ def test_relion3_is_what_warp_reads(tmp_path: Path) -> None:
     write_particles(path, particles((1, 2, 3)), format="relion3")
     text = path.read_text()
     assert "\ndata_\n" in text
-    assert text.split("\n")[-4].split("\t")[:4] == ["TS_01.tomostar", "3", "2", "1"]
+    assert text.split("\n")[-4].split("\t")[:4] == ["3", "2", "1", "TS_01.tomostar"]
 
 
 def test_relion5_needs_the_shape_and_relion4_the_pixel_size(tmp_path: Path) -> None:
@@ -282,6 +282,12 @@ def test_a_relion4_list_without_a_pixel_size_needs_one(tmp_path: Path) -> None:
 def test_other_programs_scores_are_read(tmp_path: Path, column: str) -> None:
     table = read(tmp_path / "a.star", star(*XYZ, column, rows="1 2 3 0.5"))
     assert table.scores == pytest.approx([0.5])
+
+
+def test_a_star_file_that_was_corrected_is_read_anew(tmp_path: Path) -> None:
+    path = tmp_path / "a.star"
+    refused(path, star(*XYZ, rows="1 2 3\n1 2 3 4 5"), "not a STAR file that can be read")
+    assert len(read(path, star(*XYZ, rows="1 2 3"))) == 1
 
 
 def test_bad_star_files_are_refused(tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def read_copick(path: Path, frame: Frame) -> Particles:
         voxel_size=frame.voxel_size,
         # The score of every point that was clicked is 1.
         scores=np.array(scores) if set(scores) - {1.0} else None,
-        tomograms=(str(name),) * len(points) if name else (),
+        tomograms=(_printable(str(name)),) * len(points) if name else (),
         orientations=turns if turned else None,
     )
 
@@ -122,6 +122,11 @@ def _four(path: Path, where: str, value: object) -> list[Any]:
     if len(values) != 4:
         raise InputError(f"{path}: {where}'s transformation_ is not 4 × 4; write it again")
     return values
+
+
+def _printable(name: str) -> str:
+    """Replace what JSON can hold but no file's name or text can."""
+    return "".join(character if character.isprintable() else "_" for character in name)
 
 
 def _run_of(path: Path) -> str | None:

@@ -10,7 +10,7 @@ from tomopicker.errors import InputError
 from tomopicker.io.particles.angles import from_dynamo, to_dynamo
 from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.head import Head
-from tomopicker.io.particles.rows import number, read_rows, read_text, write_lines
+from tomopicker.io.particles.rows import check_names, number, read_rows, read_text, write_lines
 from tomopicker.io.tomograms import tomogram_name
 from tomopicker.types import Floats, Particles
 
@@ -69,6 +69,7 @@ def write_dynamo(
         When a file exists and may not be replaced, or cannot be written.
     """
     names = particles.tomograms or (path.stem,) * len(particles)
+    check_names(path, names)
     indices = {name: number for number, name in enumerate(dict.fromkeys(names), start=1)}
     if not overwrite and path.with_suffix(".doc").exists():
         raise InputError(f"{path.with_suffix('.doc')}: exists already; choose another name")

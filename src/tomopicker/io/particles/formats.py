@@ -40,6 +40,7 @@ from tomopicker.io.particles.relion3 import (
 )
 from tomopicker.io.particles.relion4 import is_relion4, read_relion4, write_relion4
 from tomopicker.io.particles.relion5 import is_relion5, read_relion5, write_relion5
+from tomopicker.io.particles.rows import listed
 from tomopicker.io.particles.tom import is_tom, read_tom, write_tom
 from tomopicker.io.particles.topaz import is_topaz, read_topaz, write_topaz
 from tomopicker.io.tomograms import series_name
@@ -333,7 +334,7 @@ def write_in(
     if len(names) > 1 and "names" not in FORMATS[format].holds:
         raise InputError(
             f"{path}: {format} holds the particles of one tomogram, these are of {len(names)} "
-            f"({names[0]}, {names[1]}, …); give a folder, for a file each"
+            f"({listed(names)}); give a folder, for a file each"
         )
     write = FORMATS[format].write
     if write is not None:

@@ -36,7 +36,7 @@ class Head:
     @cached_property
     def star_columns(self) -> frozenset[str] | None:
         """What a STAR file calls its columns; None where the file is no STAR file."""
-        if not re.search(r"^data_", self.text, flags=re.MULTILINE):
+        if not re.search(r"^data_\S*[ \t\r]*$", self.text, flags=re.MULTILINE):
             return None if self.suffix not in (".star", ".cbox") else frozenset()
         return frozenset(re.findall(r"^\s*_(\S+)", self.text, flags=re.MULTILINE))
 

@@ -179,6 +179,28 @@ def cut(text: str, most: int = 60) -> str:
     return line if len(line) <= most else f"{line[:most]}…"
 
 
+def is_plain(cell: str) -> bool:
+    """Tell whether text can stand in a table without quotes: no comment, quote, tab or line break.
+
+    >>> is_plain("TS 01"), is_plain("#1"), is_plain("")
+    (True, False, True)
+    """
+    return cell.isprintable() and not any(mark in cell for mark in "\"'#")
+
+
+def check_names(path: Path, names: Sequence[str]) -> None:
+    """Refuse names of tomograms that could not be read again.
+
+    Raises
+    ------
+    InputError
+        Naming the first.
+    """
+    for name in dict.fromkeys(names):
+        if not name.strip() or not is_plain(name):
+            raise InputError(f"{path}: cannot hold the name {name[:60]!r}; rename the tomogram")
+
+
 def is_number(cell: str) -> bool:
     """Tell whether a cell reads as a number (nan and inf do)."""
     try:

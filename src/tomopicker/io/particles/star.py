@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -11,7 +12,7 @@ import starfile
 
 from tomopicker.errors import InputError
 from tomopicker.io.particles.angles import from_relion, to_relion
-from tomopicker.io.particles.rows import cut, listed, read_text
+from tomopicker.io.particles.rows import check_names, cut, is_plain, listed, read_text
 from tomopicker.io.tomograms import series_name
 from tomopicker.io.whole import whole_file
 from tomopicker.types import Floats, Particles
@@ -58,6 +59,9 @@ def read_blocks(path: Path) -> Blocks:
         raise InputError(
             f"{path}: is not a STAR file that can be read ({reason}); write it again"
         ) from error
+    finally:
+        # After an error, starfile would go on with these lines when the file is corrected.
+        linecache.clearcache()
     return {
         name: block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
         for name, block in blocks.items()
@@ -204,16 +208,18 @@ def table_for(
     source's other columns those are kept that RELION could know.
     """
     names = particles.tomograms or (path.stem,) * len(particles)
-    table = pd.DataFrame({name_column: [f"{series_name(name)}{suffix}" for name in names]})
-    for column, column_values in zip(columns, values.T, strict=True):
-        table[column] = column_values
+    check_names(path, names)
+    # Coordinates first: a line that began with a name as data_01 would begin another table.
+    table = pd.DataFrame(dict(zip(columns, values.T, strict=True)))
+    table[name_column] = [f"{series_name(name)}{suffix}" for name in names]
     if particles.orientations is not None:
         for column, angles in zip(ANGLES, to_relion(particles.orientations).T, strict=True):
             table[column] = angles
     if particles.scores is not None:
         table[SCORE] = particles.scores
     for column, cells in particles.extra.items():
-        if column.startswith("rln") and column not in table and column not in _MEANT:
+        known = column.startswith("rln") and column.isidentifier()
+        if known and column not in table and column not in _MEANT and all(map(is_plain, cells)):
             table[column] = list(cells)
     return table
 

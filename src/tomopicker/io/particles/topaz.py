@@ -7,7 +7,7 @@ from pathlib import Path
 from tomopicker.io.particles.csv import read_csv
 from tomopicker.io.particles.frame import Frame
 from tomopicker.io.particles.head import Head
-from tomopicker.io.particles.rows import write_lines
+from tomopicker.io.particles.rows import check_names, write_lines
 from tomopicker.types import Particles
 
 
@@ -36,6 +36,7 @@ def write_topaz(path: Path, particles: Particles, frame: Frame, *, overwrite: bo
         When the file exists and may not be replaced, or cannot be written.
     """
     names = particles.tomograms or (path.stem,) * len(particles)
+    check_names(path, names)
     xyz = particles.positions / frame.voxel_size
     rows = [
         [name, *(f"{value:.4f}" for value in place)] for name, place in zip(names, xyz, strict=True)
