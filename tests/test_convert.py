@@ -255,6 +255,19 @@ def test_a_list_that_states_its_voxel_size_needs_nobody_to_tell_it(
     np.testing.assert_allclose(read_particles(path, voxel_size=VOXEL).voxels, [[1, 2, 3]])
 
 
+def test_a_pixel_size_that_need_not_be_the_tomograms_is_not_taken_for_it(
+    tomopicker: Command, tmp_path: Path
+) -> None:
+    # Warp exports particles at another size than it reconstructs tomograms.
+    given = tmp_path / "TS_01.star"
+    write_particles(given, table((1, 2, 3)), format="relion3")
+    done = tomopicker("convert", given, tmp_path / "a.csv")
+    refused(done, "from relion3 to csv needs the tomogram's voxel size", "--voxel-size")
+    assert tomopicker("convert", given, tmp_path / "a.csv", "--voxel-size", 6.74).code == 0
+    after = read_particles(tmp_path / "a.csv", voxel_size=6.74)
+    np.testing.assert_allclose(after.voxels, [[2, 4, 6]], atol=1e-3)
+
+
 def test_a_tomogram_of_unknown_voxel_size_still_has_a_shape(
     tomopicker: Command, tmp_path: Path
 ) -> None:

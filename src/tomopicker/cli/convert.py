@@ -20,7 +20,10 @@ def convert(
     ],
     out: Annotated[
         Path,
-        typer.Argument(help="A file, or a folder (one without a suffix) for a list per tomogram."),
+        typer.Argument(
+            metavar="OUT",
+            help="A file, or a folder (one without a suffix) for a list per tomogram.",
+        ),
     ],
     source_format: Annotated[
         str | None,
@@ -92,7 +95,7 @@ def _target(out: Path, told: str | None, *, split: bool) -> str:
             f"{out}: no format of lists ends in {out.suffix}; add --to, one of "
             f"{', '.join(writable())}"
         )
-    if len(found) > 1:
+    if len(found) > 1 and found[0] != "csv":
         _say(f"{out}: written as {found[0]}; for another say --to {' or '.join(found[1:])}")
     return found[0]
 

@@ -35,7 +35,6 @@ from tomopicker.io.particles.portal import is_portal, read_portal, write_portal
 from tomopicker.io.particles.relion3 import (
     is_relion3,
     read_relion3,
-    relion3_voxel_size,
     write_relion3,
 )
 from tomopicker.io.particles.relion4 import is_relion4, read_relion4, write_relion4
@@ -76,7 +75,7 @@ class Format:
     writes_pixels: bool = False
     """Whether writing needs the pixel size of the tilt series."""
     voxel_size: Callable[[Path], float | None] | None = None
-    """Reads what a file says of the voxel size, where the format can tell."""
+    """Reads what a file says of the tomogram's voxel size, where the format can tell."""
 
 
 FORMATS: dict[str, Format] = {
@@ -121,7 +120,6 @@ FORMATS: dict[str, Format] = {
         read=read_relion3,
         write=write_relion3,
         in_voxels=False,
-        voxel_size=relion3_voxel_size,
     ),
     "copick": Format(
         place="ExperimentRuns/{name}/Picks/tomopicker_1_particle.json",

@@ -62,13 +62,6 @@ def write_relion3(
     star.write_blocks(path, {"": table}, overwrite=overwrite)
 
 
-def relion3_voxel_size(path: Path) -> float | None:
-    """Tell the pixel size, in ångström, that a list states for all its rows; None without it."""
-    blocks = star.read_blocks(path)
-    pixel = _pixel_size(path, blocks, star.particle_table(path, blocks, star.XYZ))
-    return None if pixel is None or len(np.unique(pixel)) != 1 else float(pixel[0])
-
-
 def _pixel_size(path: Path, blocks: star.Blocks, table: pd.DataFrame) -> Floats | None:
     """Find the pixel size (n,) in ångström, None where the file states none."""
     pixel = star.optional_numbers(path, blocks, table, "rlnPixelSize")
