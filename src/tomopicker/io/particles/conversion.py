@@ -154,6 +154,9 @@ def read_parts(
     if name is None:
         name = next(iter(known.frames)) if known.one_for_all else path.stem
     order = list(dict.fromkeys(names)) or [name]
+    number = {tomogram: index for index, tomogram in enumerate(order)}
+    # A list without names is all of the one tomogram.
+    owners = np.array([number[tomogram] for tomogram in names], dtype=np.int64)
     tables: dict[Frame, Particles] = {}
     parts = []
     for tomogram in order:
@@ -165,8 +168,8 @@ def read_parts(
         if frame not in tables:
             tables[frame] = read_in(path, frame, format=format)
         table = tables[frame]
-        if names:
-            table = table.select(np.array([one == tomogram for one in names]))
+        if len(order) > 1:
+            table = table.select(np.flatnonzero(owners == number[tomogram]))
         table = replace(table, tomograms=(tomogram,) * len(table))
         parts.append(Part(name=tomogram, particles=table, frame=frame, source=path))
     return parts
