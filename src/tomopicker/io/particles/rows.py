@@ -44,7 +44,7 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise InputError(f"{path}: is not text, and no binary list that is known (.mod, .em)")
+        raise InputError(f"{path}: is not text (nor .mod or .em); give picks as CSV or STAR")
     if not text.strip():
         raise InputError(f"{path}: is empty; give a file with at least one pick")
     return text
