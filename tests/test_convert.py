@@ -226,6 +226,22 @@ def test_a_copick_project_becomes_one_list(tomopicker: Command, tmp_path: Path) 
     np.testing.assert_allclose(after.voxels, [[1, 2, 3], [2, 2, 3]])
 
 
+def test_tomograms_are_called_as_they_are_here(tomopicker: Command, tmp_path: Path) -> None:
+    for name in ("rec_TS_51", "rec_TS_7"):
+        path = tmp_path / "tomograms" / f"{name}.mrc"
+        write_volume(path, np.zeros(SHAPE, dtype=np.int8), voxel_size=VOXEL)
+    # A motive list knows tomograms by their numbers.
+    both = Particles.from_voxels(
+        np.array([[1, 2, 3], [4, 5, 6]]), voxel_size=VOXEL, tomograms=("TS_51", "TS_7")
+    )
+    write_particles(tmp_path / "a.em", both, format="tom")
+    like = ("--like", tmp_path / "tomograms")
+    done = tomopicker("convert", tmp_path / "a.em", tmp_path / "out", "--to", "coords", *like)
+    assert done.code == 0, done.stderr
+    written = sorted(path.name for path in (tmp_path / "out").iterdir())
+    assert written == ["rec_TS_51.coords", "rec_TS_7.coords"]
+
+
 def test_a_folder_with_one_tomogram_stands_for_no_other(
     tomopicker: Command, tmp_path: Path, tomogram: Path
 ) -> None:

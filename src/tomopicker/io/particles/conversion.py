@@ -34,23 +34,28 @@ class Known:
     radius: float | None = None
     """Ångström, of the particle."""
 
-    def of(self, name: str, path: Path) -> Frame | None:
-        """Find a tomogram's frame; None where nothing is known of any.
+    def of(self, name: str, path: Path) -> tuple[str, Frame]:
+        """Find what a tomogram is called here, whatever a list calls it, and its frame.
+
+        Where nothing is known of any, the frame's voxel size is `UNKNOWN`.
 
         Raises
         ------
         InputError
             When others are known, but not this one.
         """
-        if not self.frames or self.one_for_all:
-            return next(iter(self.frames.values()), None)
+        if not self.frames:
+            frame = Frame(voxel_size=self.voxel_size or UNKNOWN, pixel_size=self.pixel_size)
+            return name, replace(frame, radius=self.radius)
+        if self.one_for_all:
+            return name, next(iter(self.frames.values()))
         found = match_names([name], list(self.frames))
         if not found:
             raise InputError(
                 f"{path}: has particles in {name}, but --like has {listed(sorted(self.frames))}; "
                 "add that tomogram, or give it alone with --like"
             )
-        return self.frames[found[name]]
+        return found[name], self.frames[found[name]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,18 +165,16 @@ def read_parts(
     tables: dict[Frame, Particles] = {}
     parts = []
     for tomogram in order:
-        frame = known.of(tomogram, path) or Frame(
-            voxel_size=UNKNOWN, pixel_size=known.pixel_size, radius=known.radius
-        )
+        called, frame = known.of(tomogram, path)
         if frame.voxel_size == UNKNOWN:
-            frame = replace(frame, voxel_size=_voxel_size(path, known, format, target))
+            frame = replace(frame, voxel_size=_voxel_size(path, format, target))
         if frame not in tables:
             tables[frame] = read_in(path, frame, format=format)
         table = tables[frame]
         if len(order) > 1:
             table = table.select(np.flatnonzero(owners == number[tomogram]))
-        table = replace(table, tomograms=(tomogram,) * len(table))
-        parts.append(Part(name=tomogram, particles=table, frame=frame, source=path))
+        table = replace(table, tomograms=(called,) * len(table))
+        parts.append(Part(name=called, particles=table, frame=frame, source=path))
     return parts
 
 
@@ -281,10 +284,8 @@ def _frame_of(file: Path, voxel_size: float | None) -> Frame:
     return Frame(voxel_size=tomogram.voxel_size, shape=tomogram.shape)
 
 
-def _voxel_size(path: Path, known: Known, format: str, target: str) -> float:
+def _voxel_size(path: Path, format: str, target: str) -> float:
     """Find the voxel size in ångström that a list is counted in, or that does not matter."""
-    if known.voxel_size is not None:
-        return known.voxel_size
     tell = FORMATS[format].voxel_size
     stated = None if tell is None else tell(path)
     if stated is not None and 0 < stated < np.inf:
