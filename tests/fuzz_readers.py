@@ -4,7 +4,8 @@
 
 Valid lists of every format are mutated (bytes flipped, cut, repeated, spliced with other lists and
 with what tends to break parsers), or made of random bytes. Anything but a table or an `InputError`
-of one line that names the file is printed with its input and ends the run with exit code 1.
+of one line that names the file is printed with its input and ends the run with exit code 1. Ctrl-C
+ends it with the totals so far.
 """
 
 from __future__ import annotations
@@ -212,9 +213,10 @@ def main() -> int:
             start = time.monotonic()
             try:
                 totals[name or "recognised", outcome(path, name)] += 1
-            except BaseException as error:  # whatever else comes out is what is looked for
-                if isinstance(error, KeyboardInterrupt):
-                    raise
+            except KeyboardInterrupt:
+                arguments.inputs = number
+                break
+            except Exception:  # noqa: BLE001 - whatever else comes out is what is looked for
                 failures += 1
                 print(f"input {number} ({file}, as {name}): {data[:2000]!r}")
                 traceback.print_exc(file=sys.stdout)
