@@ -17,7 +17,7 @@ import pytest
 from conftest import SHORT, Outcome
 from tomopicker import training
 from tomopicker.checkpoint import Checkpoint, read_checkpoint
-from tomopicker.io.particles import read_particles
+from tomopicker.io.particles import FORMATS, place_of, read_particles, writable
 from tomopicker.io.tomograms import read_tomogram
 
 Command = Callable[..., Outcome]
@@ -221,6 +221,26 @@ def test_several_tomograms_are_picked_with_the_checkpoint_file_in_the_formats_as
         *("sim_0002.csv", "sim_0002.png", "sim_0002_scores.mrc", "coords/sim_0002.coords"),
     }
     assert read_tomogram(out / "sim_0001_scores.mrc").shape == (32, 64, 64)
+
+
+def test_picks_are_written_for_every_program(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    formats = [option for name in writable() for option in ("--format", name)]
+    pick = ("pick", trained, simulated / "sim_0002.mrc", "--count", 5, *formats)
+    done = tomopicker(*pick, "--pixel-size", 3.375, "--out", tmp_path)
+    assert done.code == 0, done.stderr
+    picks = read_particles(tmp_path / "sim_0002.csv", voxel_size=13.5)
+    for name in writable():
+        path = tmp_path / name / place_of(name, "sim_0002")
+        if name == "csv" or FORMATS[name].read is None:
+            continue
+        after = read_particles(path, voxel_size=13.5, shape=(32, 64, 64))
+        np.testing.assert_allclose(after.voxels, picks.voxels, rtol=0, atol=1e-3)
+    listed = (tmp_path / "relion5" / "import_coords.star").read_text()
+    assert f"sim_0002\t{tmp_path}/relion5/sim_0002.star" in listed
+    refused = tomopicker(*pick, "--pixel-size", 0, "--out", tmp_path / "again")
+    assert "--pixel-size must be a number of ångström above 0" in refused.stderr
 
 
 def test_picks_are_replaced_only_by_force(

@@ -8,6 +8,7 @@ Voxel (0, 0, 0) has its centre at the origin of both.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -66,6 +67,10 @@ class Particles:
     """(n,), chance that each is a particle; None where it cannot be estimated."""
     tomograms: tuple[str, ...] = field(default=())
     """(n,) tomogram names; empty when the source names none."""
+    orientations: Floats | None = None
+    """(n, 3, 3), each turns the reference, ``x y z``, as the particle lies in the tomogram."""
+    extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Columns (n,) of the source's table that mean nothing here, as text, by their name there."""
 
     def __post_init__(self) -> None:
         count = len(self.positions)
@@ -75,6 +80,8 @@ class Particles:
             "scores": self.scores,
             "probabilities": self.probabilities,
             "tomograms": self.tomograms or None,
+            "orientations": self.orientations,
+            **self.extra,
         }
         for name, column in columns.items():
             if column is not None and len(column) != count:
@@ -95,6 +102,8 @@ class Particles:
         scores: Floats | None = None,
         probabilities: Floats | None = None,
         tomograms: Sequence[str] = (),
+        orientations: Floats | None = None,
+        extra: Mapping[str, tuple[str, ...]] | None = None,
     ) -> Particles:
         """Make a table from (n, 3) voxel coordinates ``z y x``.
 
@@ -108,6 +117,8 @@ class Particles:
             scores=scores,
             probabilities=probabilities,
             tomograms=tuple(tomograms),
+            orientations=orientations,
+            extra=extra or {},
         )
 
     @property
@@ -124,6 +135,8 @@ class Particles:
             scores=None if self.scores is None else self.scores[rows],
             probabilities=None if self.probabilities is None else self.probabilities[rows],
             tomograms=tuple(self.tomograms[row] for row in rows) if self.tomograms else (),
+            orientations=None if self.orientations is None else self.orientations[rows],
+            extra={name: tuple(cells[row] for row in rows) for name, cells in self.extra.items()},
         )
 
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from tomopicker.cli import benchmark, demo, evaluate, inspect, pick, plot, simulate, train
+from tomopicker.cli import benchmark, convert, demo, evaluate, inspect, pick, plot, simulate, train
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ for command in (
     demo.demo,
     simulate.simulate,
     inspect.inspect,
+    convert.convert,
     train.train,
     pick.pick,
     evaluate.evaluate,

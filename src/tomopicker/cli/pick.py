@@ -43,6 +43,12 @@ def pick(
         list[str] | None,
         typer.Option("--format", help="Also write this format (repeatable); csv always is."),
     ] = None,
+    pixel_size: Annotated[
+        float | None,
+        typer.Option(
+            help="Ångström, of the unbinned tilt series; for relion4 and eman2.", show_default=False
+        ),
+    ] = None,
     scores: Annotated[
         bool, typer.Option("--scores", help="Also write the score volumes (MRC).")
     ] = False,
@@ -70,14 +76,14 @@ def pick(
     from tomopicker.cli.run import check_folder, choose_device, console, rescaling
     from tomopicker.cli.units import parse_memory
     from tomopicker.inference import Cut, network_of
-    from tomopicker.io.particles import check_format
+    from tomopicker.io.particles import check_format, write_import_list
     from tomopicker.io.tomograms import read_tomogram, tomogram_name
 
     cut = _cut(count, threshold, fdr)
     gigabytes = None if memory is None else parse_memory(memory)
     wanted = ["relion5"] if formats is None else formats
     for name in wanted:
-        check_format(name)
+        check_format(name, pixel_size=pixel_size)
     check_folder(out)
     checkpoint = read_checkpoint(run)
     try:
@@ -119,10 +125,12 @@ def pick(
             failures.append(str(error))
             console.print(f"Left out: {error}", soft_wrap=True)
             continue
-        _write(files, tomogram, picked, checkpoint)
+        _write(files, tomogram, picked, checkpoint, pixel_size)
         console.print(_summary(tomogram, picked), soft_wrap=True)
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
+    if (out / "relion5").is_dir():
+        write_import_list(out / "relion5")
     if failures:
         raise InputError(f"{failures[0]} ({len(failures)} of {len(tomograms)} tomograms left out)")
 
@@ -150,10 +158,10 @@ class _Outputs:
     @property
     def others(self) -> dict[str, Path]:
         """Picks in other formats than CSV, each in a folder of its own."""
-        from tomopicker.io.particles import suffix_of
+        from tomopicker.io.particles import place_of
 
         return {
-            name: self.out / name / f"{self.name}{suffix_of(name)}"
+            name: self.out / name / place_of(name, self.name)
             for name in self.formats
             if name != "csv"
         }
@@ -242,7 +250,13 @@ def _write_scores(path: Path, scores: NDArray[np.float32], voxel_size: float) ->
     write_volume(path, scores, voxel_size=voxel_size, overwrite=True)
 
 
-def _write(files: _Outputs, tomogram: Tomogram, picked: Picked, checkpoint: Checkpoint) -> None:
+def _write(
+    files: _Outputs,
+    tomogram: Tomogram,
+    picked: Picked,
+    checkpoint: Checkpoint,
+    pixel_size: float | None,
+) -> None:
     """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
     from tomopicker.io.particles import write_particles
     from tomopicker.labels import voxel_radius
@@ -250,7 +264,15 @@ def _write(files: _Outputs, tomogram: Tomogram, picked: Picked, checkpoint: Chec
 
     files.out.mkdir(parents=True, exist_ok=True)
     for name, path in files.others.items():
-        write_particles(path, picked.particles, format=name, shape=tomogram.shape, overwrite=True)
+        write_particles(
+            path,
+            picked.particles,
+            format=name,
+            shape=tomogram.shape,
+            pixel_size=pixel_size,
+            radius=checkpoint.description.config.radius_angstrom,
+            overwrite=True,
+        )
     # The picture shows the tomogram as it is, not as it was scored.
     radius = voxel_radius(checkpoint.description.config.radius_angstrom, tomogram.voxel_size)
     figure = slice_figure(

@@ -4,9 +4,14 @@ from tomopicker.io.particles.formats import (
     FORMATS,
     Format,
     check_format,
+    doubt_about,
+    formats_of_name,
+    place_of,
+    read_in,
     read_particles,
     recognise,
-    suffix_of,
+    writable,
+    write_in,
     write_particles,
 )
 from tomopicker.io.particles.frame import Frame
@@ -17,6 +22,7 @@ from tomopicker.io.particles.matching import (
     list_files,
     read_picks_for,
 )
+from tomopicker.io.particles.relion_project import write_import_list
 
 __all__ = [
     "FORMATS",
@@ -25,11 +31,17 @@ __all__ = [
     "by_tomogram",
     "check_format",
     "check_inside",
+    "doubt_about",
     "fitting_orders",
+    "formats_of_name",
     "list_files",
+    "place_of",
+    "read_in",
     "read_particles",
     "read_picks_for",
     "recognise",
-    "suffix_of",
+    "writable",
+    "write_import_list",
+    "write_in",
     "write_particles",
 ]

@@ -10,6 +10,8 @@ import numpy as np
 
 from tomopicker.errors import InputError
 from tomopicker.io.particles.formats import SUFFIXES, read_particles
+from tomopicker.io.particles.relion_project import NOT_LISTS
+from tomopicker.io.particles.rows import listed
 from tomopicker.io.tomograms import match_names
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
@@ -65,7 +67,7 @@ def list_files(folder: Path) -> dict[str, Path]:
     """List the particle files in a folder, by their stem; of equal stems the likeliest suffix.
 
     Hidden files are left out: macOS puts a `._TS_01.csv`, which is no list, beside every file on
-    some disks.
+    some disks. In a project of copick or EMAN2, the lists are where those programs keep them.
 
     Raises
     ------
@@ -73,10 +75,20 @@ def list_files(folder: Path) -> dict[str, Path]:
         When there is none.
     """
     files: dict[str, Path] = {}
+    found = sorted(folder.iterdir())
     for suffix in SUFFIXES:
-        for file in sorted(folder.iterdir()):
-            if file.suffix.lower() == suffix and not file.name.startswith("."):
-                files.setdefault(file.stem, file)
+        for file in found:
+            if file.suffix.lower() == suffix and not file.name.startswith((".", *NOT_LISTS)):
+                files.setdefault(file.stem.removesuffix("_info"), file)
+    for file in () if files else sorted(folder.glob("info/*_info.json")):
+        files[file.stem.removesuffix("_info")] = file
+    for file in () if files else sorted(folder.glob("**/Picks/*.json")):
+        run = file.parent.parent.name
+        if run in files:
+            raise InputError(
+                f"{file.parent}: holds several lists ({files[run].name}, {file.name}); give one"
+            )
+        files[run] = file
     if not files:
         raise InputError(f"{folder}: has no picks; put one {', '.join(SUFFIXES)} file per tomogram")
     return files
@@ -126,7 +138,7 @@ def by_tomogram(
     strangers = [name for name in dict.fromkeys(particles.tomograms) if name not in matched]
     if strangers and not skip_unmatched:
         raise InputError(
-            f"{source}: has picks in {_listed(strangers)}, but the tomograms are {_listed(names)}; "
+            f"{source}: has picks in {listed(strangers)}, but the tomograms are {listed(names)}; "
             "pass the missing tomogram too, or use --skip-unmatched"
         )
     owners = np.array([matched.get(name, "") for name in particles.tomograms])
@@ -136,7 +148,7 @@ def by_tomogram(
         if not len(part):
             raise InputError(
                 f"{source}: has no picks in {name}, only in "
-                f"{_listed(list(dict.fromkeys(particles.tomograms)))}; leave that tomogram out"
+                f"{listed(list(dict.fromkeys(particles.tomograms)))}; leave that tomogram out"
             )
         parts.append(replace(part, tomograms=(name,) * len(part)))
     return parts
@@ -207,12 +219,7 @@ def _file_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     missing = [name for name in names if name not in matched]
     if missing:
         raise InputError(
-            f"{folder}: has no picks for {_listed(missing)}, only {_listed(sorted(files))}; "
+            f"{folder}: has no picks for {listed(missing)}, only {listed(sorted(files))}; "
             "name the files as the tomograms are named"
         )
     return {name: files[matched[name]] for name in names}
-
-
-def _listed(names: Sequence[str], most: int = 5) -> str:
-    shown = ", ".join(names[:most])
-    return shown if len(names) <= most else f"{shown} and {len(names) - most} more"

@@ -9,9 +9,13 @@ import pandas as pd
 
 from tomopicker.io.particles import star
 from tomopicker.io.particles.frame import Frame
+from tomopicker.io.particles.head import Head
 from tomopicker.types import Floats, Particles
 
-COLUMNS = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
+
+def is_relion3(head: Head) -> bool:
+    """Recognise whatever STAR file is none of the others."""
+    return head.star_columns is not None
 
 
 def read_relion3(path: Path, frame: Frame) -> Particles:
@@ -26,11 +30,11 @@ def read_relion3(path: Path, frame: Frame) -> Particles:
         When the file is no such list.
     """
     blocks = star.read_blocks(path)
-    table = star.particle_table(path, blocks, COLUMNS)
+    table = star.particle_table(path, blocks, star.XYZ)
     pixel = _pixel_size(path, blocks, table)
     if pixel is None:
         pixel = np.full(len(table), frame.voxel_size)
-    positions = star.coordinates(path, table, COLUMNS) * pixel[:, None]
+    positions = star.coordinates(path, table, star.XYZ) * pixel[:, None]
     positions -= star.origins(path, table, pixel)
     return star.particles_from(path, table, positions, frame.voxel_size)
 
@@ -51,7 +55,7 @@ def write_relion3(
         name_column="rlnMicrographName",
         # Warp leaves out, silently, what is not named as its tilt series are.
         suffix=".tomostar",
-        columns=COLUMNS,
+        columns=star.XYZ,
         values=particles.positions / frame.voxel_size,
     )
     table["rlnPixelSize"] = frame.voxel_size

@@ -10,10 +10,15 @@ import pandas as pd
 from tomopicker.errors import InputError
 from tomopicker.io.particles import star
 from tomopicker.io.particles.frame import Frame
+from tomopicker.io.particles.head import Head
 from tomopicker.types import Floats, Particles
 
-COLUMNS = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
 PIXEL = "rlnTomoTiltSeriesPixelSize"
+
+
+def is_relion4(head: Head) -> bool:
+    """Recognise by the name of the tomogram."""
+    return "rlnTomoName" in (head.star_columns or ())
 
 
 def read_relion4(path: Path, frame: Frame) -> Particles:
@@ -25,9 +30,9 @@ def read_relion4(path: Path, frame: Frame) -> Particles:
         When neither the file nor the frame tells the pixel size, or the file is no such list.
     """
     blocks = star.read_blocks(path)
-    table = star.particle_table(path, blocks, COLUMNS)
+    table = star.particle_table(path, blocks, star.XYZ)
     pixel = _pixel_size(path, blocks, table, frame)
-    positions = star.coordinates(path, table, COLUMNS) * pixel[:, None]
+    positions = star.coordinates(path, table, star.XYZ) * pixel[:, None]
     positions -= star.origins(path, table, pixel)
     return star.particles_from(path, table, positions, frame.voxel_size)
 
@@ -44,7 +49,8 @@ def write_relion4(
     """
     if frame.pixel_size is None:
         raise InputError(
-            f"{path}: RELION-4 counts in pixels of the unbinned tilt series; give their size"
+            f"{path}: RELION-4 counts in pixels of the unbinned tilt series; give their size "
+            "(--pixel-size)"
         )
     optics = pd.DataFrame(
         {
@@ -57,7 +63,7 @@ def write_relion4(
         path,
         particles,
         name_column="rlnTomoName",
-        columns=COLUMNS,
+        columns=star.XYZ,
         values=particles.positions / frame.pixel_size,
     )
     table["rlnOpticsGroup"] = 1
@@ -81,6 +87,7 @@ def _pixel_size(path: Path, blocks: star.Blocks, table: pd.DataFrame, frame: Fra
     stated = star.optional_numbers(path, blocks, table, "rlnPixelSize")
     if stated is None:
         raise InputError(
-            f"{path}: does not tell the pixel size of its tilt series; add {PIXEL} to data_optics"
+            f"{path}: does not tell the pixel size of its tilt series; add {PIXEL} to data_optics, "
+            "or convert it with --pixel-size"
         )
     return stated

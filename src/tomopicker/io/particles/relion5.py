@@ -6,12 +6,15 @@ from pathlib import Path
 
 import numpy as np
 
-from tomopicker.errors import InputError
 from tomopicker.io.particles import star
 from tomopicker.io.particles.frame import Frame
+from tomopicker.io.particles.head import Head
 from tomopicker.types import Floats, Particles
 
-COLUMNS = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
+
+def is_relion5(head: Head) -> bool:
+    """Recognise by the centred coordinates."""
+    return star.CENTRED[0] in (head.star_columns or ())
 
 
 def read_relion5(path: Path, frame: Frame) -> Particles:
@@ -22,9 +25,9 @@ def read_relion5(path: Path, frame: Frame) -> Particles:
     InputError
         When the frame has no shape, or the file is no such list.
     """
-    centre = _centre(path, frame)
-    table = star.particle_table(path, star.read_blocks(path), COLUMNS)
-    positions = star.coordinates(path, table, COLUMNS) - star.origins(path, table) + centre
+    middle = centre(path, frame)
+    table = star.particle_table(path, star.read_blocks(path), star.CENTRED)
+    positions = star.coordinates(path, table, star.CENTRED) - star.origins(path, table) + middle
     return star.particles_from(path, table, positions, frame.voxel_size)
 
 
@@ -42,17 +45,22 @@ def write_relion5(
         path,
         particles,
         name_column="rlnTomoName",
-        columns=COLUMNS,
-        values=particles.positions - _centre(path, frame),
+        columns=star.CENTRED,
+        values=particles.positions - centre(path, frame),
     )
     star.write_blocks(path, {"particles": table}, overwrite=overwrite)
 
 
-def _centre(path: Path, frame: Frame) -> Floats:
-    if frame.shape is None:
-        raise InputError(
-            f"{path}: RELION-5 counts from the tomogram's centre; give the tomogram with it"
-        )
+def centre(path: Path, frame: Frame) -> Floats:
+    """Give the point (3,) that RELION-5 counts from, ``x y z`` in ångström.
+
+    Raises
+    ------
+    InputError
+        When the frame has neither shape nor extent.
+    """
     # RELION's extraction takes size / 2 as the centre; its own Python picker writes size / 2 - 1,
     # one unbinned pixel away. The program that uses the list counts.
-    return np.array(frame.shape[::-1]) * frame.voxel_size / 2
+    if frame.extent is not None:
+        return np.array(frame.extent) / 2
+    return frame.size(path, "RELION-5 counts from the tomogram's centre") * frame.voxel_size / 2

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import linecache
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -10,13 +11,14 @@ import pandas as pd
 import starfile
 
 from tomopicker.errors import InputError
-from tomopicker.io.particles.rows import read_text
+from tomopicker.io.particles.angles import from_relion, to_relion
+from tomopicker.io.particles.rows import check_names, cut, is_plain, listed, read_text
 from tomopicker.io.tomograms import series_name
 from tomopicker.io.whole import whole_file
 from tomopicker.types import Floats, Particles
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
 Blocks: TypeAlias = dict[str, pd.DataFrame]
 
@@ -25,6 +27,20 @@ SCORES = (SCORE, "rlnLCCmax", "rlnMaxValueProbDistribution")
 """Where a score may be, the first that is there counts; we write the first."""
 
 NAMES = ("rlnTomoName", "rlnMicrographName")
+
+XYZ = ("rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ")
+CENTRED = tuple(f"rlnCenteredCoordinate{axis}Angst" for axis in "XYZ")
+ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
+BOX_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
+"""How the box was turned when it was cut out; the other angles are then relative to it."""
+
+_MEANT = {
+    *(*SCORES[:1], *NAMES, *XYZ, *CENTRED, *ANGLES, *BOX_ANGLES),
+    *(f"rlnOrigin{axis}{unit}" for axis in "XYZ" for unit in ("", "Angst")),
+    *("rlnPixelSize", "rlnDetectorPixelSize", "rlnMagnification", "rlnImagePixelSize"),
+    *("rlnTomoTiltSeriesPixelSize", "rlnOpticsGroup", "rlnOpticsGroupName"),
+}
+"""Columns that say what the table holds anyway, in the units and groups of their file."""
 
 
 def read_blocks(path: Path) -> Blocks:
@@ -38,19 +54,24 @@ def read_blocks(path: Path) -> Blocks:
     read_text(path)
     try:
         blocks = starfile.read(path, always_dict=True, parse_as_string=list(NAMES))
-    except (ValueError, TypeError, IndexError) as error:
-        reason = str(error).splitlines()[0]
+    except (ValueError, TypeError, IndexError, OverflowError) as error:
+        reason = cut(str(error), 200)
         raise InputError(
             f"{path}: is not a STAR file that can be read ({reason}); write it again"
         ) from error
+    finally:
+        # After an error, starfile would go on with these lines when the file is corrected.
+        linecache.clearcache()
     return {
         name: block if isinstance(block, pd.DataFrame) else pd.DataFrame([block])
         for name, block in blocks.items()
     }
 
 
-def write_blocks(path: Path, blocks: Blocks, *, overwrite: bool) -> None:
-    """Write tables as a STAR file, whole or not at all.
+def write_blocks(
+    path: Path, blocks: Mapping[str, pd.DataFrame | dict[str, str]], *, overwrite: bool
+) -> None:
+    """Write tables and lists of single values as a STAR file, whole or not at all.
 
     Raises
     ------
@@ -58,7 +79,7 @@ def write_blocks(path: Path, blocks: Blocks, *, overwrite: bool) -> None:
         When the file exists and may not be replaced, or cannot be written.
     """
     with whole_file(path, overwrite=overwrite) as temporary:
-        starfile.write(blocks, temporary, float_format="%.9g")
+        starfile.write(dict(blocks), temporary, float_format="%.9g")
 
 
 def particle_table(path: Path, blocks: Blocks, columns: Sequence[str]) -> pd.DataFrame:
@@ -67,16 +88,17 @@ def particle_table(path: Path, blocks: Blocks, columns: Sequence[str]) -> pd.Dat
     Raises
     ------
     InputError
-        When no table has them (naming the columns that were found), or it has no rows.
+        When no table has them, naming the columns that were found.
     """
     for block in blocks.values():
         if set(columns) <= set(block.columns):
-            if block.empty:
-                raise InputError(f"{path}: has no picks; give at least one")
+            if not block.columns.is_unique:
+                twice = block.columns[block.columns.duplicated()][0]
+                raise InputError(f"{path}: has the column {cut(twice)} twice; remove one")
             return block
-    found = ", ".join(dict.fromkeys(str(c) for block in blocks.values() for c in block.columns))
+    found = list(dict.fromkeys(str(c) for block in blocks.values() for c in block.columns))
     raise InputError(
-        f"{path}: has no columns {', '.join(columns)}, only {found or 'nothing'}; "
+        f"{path}: has no columns {', '.join(columns)}, only {listed(found, 12) or 'nothing'}; "
         "give a RELION particle list"
     )
 
@@ -93,8 +115,8 @@ def numbers(path: Path, table: pd.DataFrame, column: str) -> Floats:
     wrong = np.flatnonzero(~np.isfinite(values))
     if len(wrong):
         raise InputError(
-            f"{path}: row {wrong[0] + 1} has {column} = {table[column].iloc[wrong[0]]}, which is "
-            "not a number; correct or remove that row"
+            f"{path}: row {wrong[0] + 1} has {column} = {cut(str(table[column].iloc[wrong[0]]))}, "
+            "which is not a number; correct or remove that row"
         )
     return values
 
@@ -131,30 +153,43 @@ def coordinates(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> Floa
 
 
 def origins(path: Path, table: pd.DataFrame, pixel: Floats | None = None) -> Floats:
-    """Read how far refinement moved the boxes, (n, 3) ``x y z`` in ångström.
+    """Read how far refinement moved the particles, (n, 3) ``x y z`` in ångström.
 
-    A particle is at its coordinate minus this. Shifts in pixels (RELION 3.0) need their size.
+    A particle is at its coordinate minus this. Shifts are along the axes of the box, which may
+    have been turned when it was cut out; those in pixels (RELION 3.0) need the pixels' size.
     """
     angstrom = [f"rlnOrigin{axis}Angst" for axis in "XYZ"]
     pixels = [f"rlnOrigin{axis}" for axis in "XYZ"]
     if set(angstrom) <= set(table.columns):
-        return coordinates(path, table, angstrom)
-    if pixel is not None and set(pixels) <= set(table.columns):
-        return coordinates(path, table, pixels) * pixel[:, None]
-    return np.zeros((len(table), 3))
+        shifts = coordinates(path, table, angstrom)
+    elif pixel is not None and set(pixels) <= set(table.columns):
+        shifts = coordinates(path, table, pixels) * pixel[:, None]
+    else:
+        return np.zeros((len(table), 3))
+    box = _orientations(path, table, BOX_ANGLES)
+    return shifts if box is None else np.einsum("nij,nj->ni", box, shifts)
 
 
 def particles_from(
     path: Path, table: pd.DataFrame, positions: Floats, voxel_size: float
 ) -> Particles:
-    """Complete (n, 3) positions ``x y z`` in ångström with the table's scores and names."""
+    """Complete (n, 3) positions ``x y z`` in ångström with all else that the table tells."""
     score = next((column for column in SCORES if column in table), None)
     name = next((column for column in NAMES if column in table), None)
+    box, orientations = (_orientations(path, table, angles) for angles in (BOX_ANGLES, ANGLES))
+    if box is not None:
+        orientations = box if orientations is None else box @ orientations
     return Particles(
         positions=positions,
         voxel_size=voxel_size,
         scores=None if score is None else numbers(path, table, score),
         tomograms=() if name is None else tuple(str(cell) for cell in table[name]),
+        orientations=orientations,
+        extra={
+            str(column): tuple(str(cell) for cell in table[column])
+            for column in table.columns
+            if column not in _MEANT and column != score
+        },
     )
 
 
@@ -167,14 +202,30 @@ def table_for(
     columns: Sequence[str],
     values: Floats,
 ) -> pd.DataFrame:
-    """Make the table to write: names, (n, 3) values under their columns, score.
+    """Make the table to write: names, (n, 3) values under their columns, angles, score.
 
-    Particles without names get the file's: a list written as `TS_01.star` is TS_01's.
+    Particles without names get the file's: a list written as `TS_01.star` is TS_01's. Of the
+    source's other columns those are kept that RELION could know.
     """
     names = particles.tomograms or (path.stem,) * len(particles)
-    table = pd.DataFrame({name_column: [f"{series_name(name)}{suffix}" for name in names]})
-    for column, column_values in zip(columns, values.T, strict=True):
-        table[column] = column_values
+    check_names(path, names)
+    # Coordinates first: a line that began with a name as data_01 would begin another table.
+    table = pd.DataFrame(dict(zip(columns, values.T, strict=True)))
+    table[name_column] = [f"{series_name(name)}{suffix}" for name in names]
+    if particles.orientations is not None:
+        for column, angles in zip(ANGLES, to_relion(particles.orientations).T, strict=True):
+            table[column] = angles
     if particles.scores is not None:
         table[SCORE] = particles.scores
+    for column, cells in particles.extra.items():
+        known = column.startswith("rln") and column.isidentifier()
+        if known and column not in table and column not in _MEANT and all(map(is_plain, cells)):
+            table[column] = list(cells)
     return table
+
+
+def _orientations(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> Floats | None:
+    """Read three angles as matrices (n, 3, 3); None without them."""
+    if not set(columns) <= set(table.columns):
+        return None
+    return from_relion(coordinates(path, table, columns))

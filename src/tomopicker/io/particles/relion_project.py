@@ -1,0 +1,92 @@
+"""What RELION-5 keeps beside particle lists: the tomograms, and which lists there are."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pandas as pd
+
+from tomopicker.errors import InputError
+from tomopicker.io.particles import star
+from tomopicker.io.particles.frame import Frame
+from tomopicker.io.tomograms import series_name
+
+IMPORT_LIST, OPTIMISATION_SET = "import_coords.star", "optimisation_set.star"
+NOT_LISTS = (IMPORT_LIST, OPTIMISATION_SET)
+"""Files in a folder of lists that are none themselves."""
+
+_SIZES = ("rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ")
+_PIXEL, _BINNING = "rlnTomoTiltSeriesPixelSize", "rlnTomoTomogramBinning"
+
+
+def read_tomogram_frames(path: Path) -> dict[str, Frame]:
+    """Read each tomogram's size and voxel size from RELION-5's `tomograms.star`.
+
+    Sizes are unbinned pixels there, and the centre that particles are counted from is half of them:
+    at an odd size, not half of the binned tomogram.
+
+    Raises
+    ------
+    InputError
+        When a column is missing, or a size or binning is not above 0.
+    """
+    blocks = star.read_blocks(path)
+    table = star.particle_table(path, blocks, ("rlnTomoName", *_SIZES, _PIXEL, _BINNING))
+    sizes = star.coordinates(path, table, _SIZES)
+    pixels, binnings = (star.numbers(path, table, column) for column in (_PIXEL, _BINNING))
+    frames = {}
+    for name, size, pixel, binning in zip(
+        table["rlnTomoName"], sizes, pixels, binnings, strict=True
+    ):
+        if min(*size, pixel, binning) <= 0:
+            raise InputError(
+                f"{path}: {name} has a size, pixel size or binning that is not above 0"
+            )
+        x, y, z = (max(round(side), 1) for side in size / binning)
+        width, height, depth = (float(side) for side in size * pixel)
+        frames[str(name)] = Frame(
+            voxel_size=float(pixel * binning),
+            shape=(z, y, x),
+            pixel_size=float(pixel),
+            extent=(width, height, depth),
+        )
+    return frames
+
+
+def write_import_list(folder: Path) -> Path:
+    """List a folder's STAR files as RELION's job "Import coordinates" wants them.
+
+    Replaces the list that is there: it is nothing but a list of the folder.
+
+    Returns
+    -------
+    Path
+        The list, ``import_coords.star``.
+    """
+    files = [file for file in sorted(folder.glob("*.star")) if file.name not in NOT_LISTS]
+    names = [series_name(file.stem) for file in files]
+    table = pd.DataFrame(
+        {
+            "rlnTomoName": names,
+            "rlnTomoImportParticleFile": [str(file.resolve()) for file in files],
+        }
+    )
+    star.write_blocks(folder / IMPORT_LIST, {"particles": table}, overwrite=True)
+    return folder / IMPORT_LIST
+
+
+def write_optimisation_set(
+    path: Path, *, particles: Path, tomograms: Path, overwrite: bool = False
+) -> None:
+    """Write the file that gives RELION's jobs a particle list together with its tomograms.
+
+    Raises
+    ------
+    InputError
+        When the file exists and may not be replaced, or cannot be written.
+    """
+    content = {
+        "rlnTomoParticlesFile": str(particles.resolve()),
+        "rlnTomoTomogramsFile": str(tomograms.resolve()),
+    }
+    star.write_blocks(path, {"": content}, overwrite=overwrite)
