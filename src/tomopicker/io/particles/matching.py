@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import match_names
 from tomopicker.io.particles.formats import SUFFIXES, read_particles
-from tomopicker.io.tomograms import match_names
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
 if TYPE_CHECKING:

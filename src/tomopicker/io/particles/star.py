@@ -10,8 +10,8 @@ import pandas as pd
 import starfile
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import series_name
 from tomopicker.io.particles.rows import read_text
-from tomopicker.io.tomograms import series_name
 from tomopicker.io.whole import whole_file
 from tomopicker.types import Floats, Particles
 
