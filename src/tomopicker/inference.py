@@ -153,6 +153,7 @@ def features_of(checkpoint: Checkpoint, tomogram: Tomogram) -> Features:
     description = checkpoint.description
     if scored_voxel_size(checkpoint, tomogram) != tomogram.voxel_size:
         tomogram = rescale(tomogram, description.voxel_size)
+    tomogram = tomogram.loaded()
     radial = None
     if description.filter_profile is not None:
         radial = RadialFilter(profile=np.array(description.filter_profile))

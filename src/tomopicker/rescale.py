@@ -82,6 +82,7 @@ def rescale(tomogram: Tomogram, voxel_size: float) -> Tomogram:
     """
     if rescaled_voxel_size(tomogram, voxel_size) == tomogram.voxel_size:
         return tomogram
+    tomogram = tomogram.loaded()
     step = voxel_size / tomogram.voxel_size
     along_z, along_y, along_x = (_weights(length, step) for length in tomogram.shape)
     nearest = [

@@ -99,6 +99,8 @@ def prepare(
     if config.preprocessing.working_radius is not None:
         training = [_rescaled(*one, voxel_size) for one in training]
         validation = validation and _rescaled(*validation, voxel_size)
+    training = [(tomogram.loaded(), particles) for tomogram, particles in training]
+    validation = validation and (validation[0].loaded(), validation[1])
     tomograms = [tomogram for tomogram, _ in training]
     rng = np.random.default_rng([config.training.seed, 0])
     splits = [_split(particles, validation is None, config, rng) for _, particles in training]

@@ -45,6 +45,15 @@ class Tomogram:
         z, y, x = self.data.shape
         return z, y, x
 
+    def loaded(self) -> Tomogram:
+        """Read a volume that can only be read in blocks, such as a compressed one, into memory.
+
+        One that is in memory or mapped stays as it is.
+        """
+        if isinstance(self.data, np.ndarray):
+            return self
+        return replace(self, data=np.asarray(self.data))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Particles:

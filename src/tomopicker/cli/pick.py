@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 def pick(
     run: Annotated[Path, typer.Argument(help="Run folder or checkpoint file.")],
     tomograms: Annotated[
-        list[Path], typer.Argument(help="Tomograms to pick (MRC).", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Tomograms to pick: files, a folder, a tomograms.star, a project.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the picks.", show_default=False)],
     count: Annotated[
@@ -60,10 +64,15 @@ def pick(
     default), or after the expected number of particles (preset paper).
     """
     from tomopicker.checkpoint import read_checkpoint
-    from tomopicker.cli.run import check_folder, choose_device, console, rescaling
+    from tomopicker.cli.run import (
+        check_folder,
+        choose_device,
+        console,
+        named_tomograms,
+        rescaling,
+    )
     from tomopicker.inference import Cut, network_of
     from tomopicker.io.particles import check_format
-    from tomopicker.io.tomograms import read_tomogram, tomogram_name
 
     cut = _cut(count, threshold, fdr)
     wanted = ["relion5"] if formats is None else formats
@@ -76,8 +85,9 @@ def pick(
     except InputError as error:
         raise InputError(f"{run}: {error}") from error
     device = choose_device(device)
-    _check_names(tomograms)
-    outputs = [_Outputs(out=out, name=tomogram_name(path), formats=wanted) for path in tomograms]
+    sources = named_tomograms(tomograms)
+    _check_names([source.name for source in sources])
+    outputs = [_Outputs(out=out, name=source.name, formats=wanted) for source in sources]
     if not force:
         _check_absent([path for one in outputs for path in one.paths(scores=scores)])
     description = checkpoint.description
@@ -88,15 +98,15 @@ def pick(
             soft_wrap=True,
         )
     failures = []
-    for path, files in zip(tomograms, outputs, strict=True):
+    for source, files in zip(sources, outputs, strict=True):
         try:
-            tomogram = read_tomogram(path, voxel_size=voxel_size)
+            tomogram = source.open(voxel_size=voxel_size)
             note = rescaling(tomogram, description.config, description.voxel_size)
             if note is not None:
                 console.print(note, soft_wrap=True)
             volume, picked = _pick_one(tomogram, checkpoint, network, cut, device)
         except InputError as error:
-            if len(tomograms) == 1:
+            if len(sources) == 1:
                 raise
             # One broken file must not cost the others.
             failures.append(str(error))
@@ -107,7 +117,7 @@ def pick(
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
     if failures:
-        raise InputError(f"{failures[0]} ({len(failures)} of {len(tomograms)} tomograms left out)")
+        raise InputError(f"{failures[0]} ({len(failures)} of {len(sources)} tomograms left out)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -159,10 +169,7 @@ def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
     return Cut(count=count, threshold=threshold, fdr=fdr)
 
 
-def _check_names(paths: Sequence[Path]) -> None:
-    from tomopicker.io.tomograms import tomogram_name
-
-    names = [tomogram_name(path) for path in paths]
+def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(

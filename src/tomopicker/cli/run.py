@@ -8,6 +8,7 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Self, TextIO
@@ -32,6 +33,7 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tomopicker.config import Config
+    from tomopicker.io.tomograms import Source
     from tomopicker.training import Epoch
     from tomopicker.types import Particles, Tomogram
 
@@ -202,17 +204,62 @@ class Run:
 
 
 def read_labelled(
-    paths: Sequence[Path], picks: Path, *, voxel_size: float | None, skip_unmatched: bool
+    places: Sequence[Path], picks: Path, *, voxel_size: float | None, skip_unmatched: bool
 ) -> list[tuple[Tomogram, Particles]]:
-    """Read tomograms with the picks of each, checked to lie inside."""
-    from tomopicker.io.particles import check_inside, read_picks_for
-    from tomopicker.io.tomograms import read_tomogram
+    """Read tomograms with the picks of each, checked to lie inside.
 
-    tomograms = [read_tomogram(path, voxel_size=voxel_size) for path in paths]
-    tables = read_picks_for(picks, tomograms, skip_unmatched=skip_unmatched)
-    for tomogram, table in zip(tomograms, tables, strict=True):
+    Of a list, a folder or a project, only tomograms that have picks are kept; every one that was
+    named by itself must have some.
+    """
+    from tomopicker.io.particles import check_inside, read_picks_for
+
+    sources = named_tomograms(places)
+    are_listed = all(source.listed is not None for source in sources)
+    tomograms: list[Tomogram] = []
+    broken: list[str] = []
+    for source in sources:
+        try:
+            tomograms.append(source.open(voxel_size=voxel_size))
+        except InputError as error:
+            # Few of a project's tomograms have picks: another that is missing does not matter.
+            if not are_listed:
+                raise
+            broken.append(str(error))
+    if not tomograms:
+        raise InputError(broken[0])
+    try:
+        tables = read_picks_for(
+            picks, tomograms, skip_unmatched=skip_unmatched, allow_none=are_listed
+        )
+    except InputError as error:
+        if broken:
+            raise InputError(
+                f"{error} ({len(broken)} of {len(sources)} tomograms could not be opened; the "
+                f"first: {broken[0]})"
+            ) from error
+        raise
+    labelled = [pair for pair in zip(tomograms, tables, strict=True) if len(pair[1])]
+    for tomogram, table in labelled:
         check_inside(table, tomogram.shape, picks)
-    return list(zip(tomograms, tables, strict=True))
+    if len(labelled) < len(sources):
+        names = ", ".join(tomogram.name for tomogram, _ in labelled[:5])
+        more = f" and {len(labelled) - 5} more" if len(labelled) > 5 else ""
+        console.print(
+            f"{len(labelled)} of {len(sources)} tomograms have picks: {names}{more}",
+            soft_wrap=True,
+        )
+    return labelled
+
+
+def named_tomograms(places: Sequence[Path]) -> list[Source]:
+    """Find the tomograms that are meant, and say what is taken where a list leaves a choice."""
+    from tomopicker.io.tomograms import find_tomograms
+
+    sources = find_tomograms(places)
+    counts = Counter((source.listed, source.kind) for source in sources if source.kind)
+    for (listed, kind), count in counts.items():
+        console.print(f"{listed}: {count} tomograms, {kind}", soft_wrap=True)
+    return sources
 
 
 def rescaling(tomogram: Tomogram, config: Config, voxel_size: float) -> str | None:

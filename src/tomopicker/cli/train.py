@@ -38,7 +38,11 @@ class ObjectiveChoice(enum.StrEnum):
 
 def train(
     tomograms: Annotated[
-        list[Path], typer.Argument(help="Tomograms to learn from (MRC).", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Tomograms to learn from: files, a folder, a tomograms.star, a project.",
+            show_default=False,
+        ),
     ],
     picks: Annotated[
         Path,

@@ -11,17 +11,24 @@ from tomopicker.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUFFIXES = (".mrc", ".rec", ".map", ".st")
+SUFFIXES = (".mrc", ".rec", ".map", ".st", ".zarr")
 """How the names of volumes end; what a file is, its content decides."""
 
 
 def tomogram_name(path: Path | str) -> str:
     """Give the file's name without its folder and the suffix of a volume.
 
+    In a copick project, whose files are all called alike, it is the name of the run.
+
     >>> tomogram_name("a/TS_01_10.00Apx.mrc"), tomogram_name("TS_01_10.00Apx")
     ('TS_01_10.00Apx', 'TS_01_10.00Apx')
+    >>> tomogram_name("ExperimentRuns/TS_01/VoxelSpacing10.000/wbp.zarr")
+    'TS_01'
     """
     name = Path(path).name
+    folder = Path(path).parent
+    if folder.name.startswith("VoxelSpacing") and folder.parent.name:
+        return folder.parent.name
     stem, suffix = Path(name).stem, Path(name).suffix
     return stem if suffix.lower() in SUFFIXES else name
 

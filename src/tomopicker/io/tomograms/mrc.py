@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import mrcfile
 import numpy as np
@@ -13,13 +13,13 @@ import numpy as np
 from tomopicker.errors import InputError, UnknownVoxelSizeError
 from tomopicker.io.names import tomogram_name
 from tomopicker.io.whole import whole_file
-from tomopicker.types import Shape, Tomogram, Volume
+from tomopicker.types import Tomogram, Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 
-def read_tomogram(path: Path | str, *, voxel_size: float | None = None) -> Tomogram:
+def read_mrc(path: Path, voxel_size: float | None = None) -> Tomogram:
     """Open an MRC volume, read-only and memory-mapped.
 
     Modes 0 (signed or, as IMOD marks it, unsigned bytes), 1, 2, 6 and 12 are read; headers are
@@ -46,9 +46,6 @@ def read_tomogram(path: Path | str, *, voxel_size: float | None = None) -> Tomog
     InputError
         When the file is missing, truncated, compressed, not MRC, or not one real-valued volume.
     """
-    path = Path(path)
-    if voxel_size is not None and not (math.isfinite(voxel_size) and voxel_size > 0):
-        raise InputError(f"--voxel-size must be a positive number of ångström, got {voxel_size:g}")
     _check_is_mrc(path)
     header, data = _open(path)
     if voxel_size is None:
@@ -88,19 +85,6 @@ def write_volume(
     ):
         mrc.set_data(data.astype(_mrc_type(data.dtype), copy=False))
         mrc.voxel_size = voxel_size
-
-
-def thickness_axis(shape: Shape) -> Literal["z", "y", "x"]:
-    """Name the axis along which a volume is thinnest, z when several are.
-
-    A tomogram is thin along z; one that is thin along y was probably not rotated after its
-    reconstruction (IMOD: `trimvol -rx`).
-
-    >>> thickness_axis((500, 1000, 1000)), thickness_axis((1000, 300, 1000))
-    ('z', 'y')
-    """
-    axes: tuple[Literal["z"], Literal["y"], Literal["x"]] = ("z", "y", "x")
-    return axes[int(np.argmin(shape))]
 
 
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2"}
