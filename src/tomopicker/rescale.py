@@ -121,6 +121,39 @@ def rescale(tomogram: Tomogram, voxel_size: float) -> Tomogram:
     return replace(tomogram, data=result, voxel_size=voxel_size)
 
 
+def block_mean(data: Volume, factor: int) -> NDArray[np.float32]:
+    """Average blocks of ``factor`` cubed voxels; what is left over at the far faces is cut off.
+
+    Parameters
+    ----------
+    data
+        ``z y x``, any real type; read slab by slab.
+    factor
+        At most the shortest side.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        ``z y x``; the mean of a block's finite voxels, NaN where it has none.
+
+    >>> block_mean(np.array([[[0, 2, 4]] * 2] * 2), 2)
+    array([[[1.]]], dtype=float32)
+    """
+    z, y, x = (side // factor for side in data.shape)
+    result = np.empty((z, y, x), dtype=np.float32)
+    for plane in range(z):
+        slab = np.asarray(data[plane * factor : (plane + 1) * factor])
+        blocks = slab[:, : y * factor, : x * factor].reshape(factor, y, factor, x, factor)
+        usable = finite(blocks)
+        if usable is None:
+            result[plane] = blocks.mean(axis=(0, 2, 4), dtype=np.float64)
+            continue
+        total = np.where(usable, blocks, 0).sum(axis=(0, 2, 4), dtype=np.float64)
+        count = usable.sum(axis=(0, 2, 4))
+        result[plane] = np.where(count, total / np.maximum(count, 1), np.nan)
+    return result
+
+
 def _weights(length: int, step: float) -> Any:
     """(new, old) sparse matrix, float32: row j is the mean about the old voxels' place j step."""
     width = max(step, 1.0)
