@@ -38,6 +38,8 @@ class Tomogram:
     voxel_size: float
     """Edge of a voxel in ångström."""
     path: Path | None = None
+    mask: Volume | None = None
+    """``z y x``, of the same extent in perhaps other voxels; not zero where particles may be."""
 
     @property
     def shape(self) -> Shape:

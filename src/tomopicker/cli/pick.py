@@ -50,6 +50,13 @@ def pick(
     scores: Annotated[
         bool, typer.Option("--scores", help="Also write the score volumes (MRC).")
     ] = False,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where particles may be: a volume, a folder with one per tomogram, or auto.",
+            show_default=False,
+        ),
+    ] = None,
     voxel_size: Annotated[
         float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
     ] = None,
@@ -68,6 +75,8 @@ def pick(
         check_folder,
         choose_device,
         console,
+        masked,
+        masks_of,
         named_tomograms,
         rescaling,
     )
@@ -87,7 +96,13 @@ def pick(
     device = choose_device(device)
     sources = named_tomograms(tomograms)
     _check_names([source.name for source in sources])
-    outputs = [_Outputs(out=out, name=source.name, formats=wanted) for source in sources]
+    masks = masks_of(mask, [source.name for source in sources])
+    # A mask that was found is written, so that it can be looked at.
+    with_mask = mask is not None and masks is None
+    outputs = [
+        _Outputs(out=out, name=source.name, formats=wanted, with_mask=with_mask)
+        for source in sources
+    ]
     if not force:
         _check_absent([path for one in outputs for path in one.paths(scores=scores)])
     description = checkpoint.description
@@ -104,6 +119,8 @@ def pick(
             note = rescaling(tomogram, description.config, description.voxel_size)
             if note is not None:
                 console.print(note, soft_wrap=True)
+            angstrom = description.config.radius_angstrom
+            tomogram = masked(tomogram, mask, masks, radius_angstrom=angstrom)
             volume, picked = _pick_one(tomogram, checkpoint, network, cut, device)
         except InputError as error:
             if len(sources) == 1:
@@ -127,6 +144,7 @@ class _Outputs:
     out: Path
     name: str
     formats: Sequence[str]
+    with_mask: bool
 
     @property
     def csv(self) -> Path:
@@ -139,6 +157,10 @@ class _Outputs:
     @property
     def scores(self) -> Path:
         return self.out / f"{self.name}_scores.mrc"
+
+    @property
+    def mask(self) -> Path | None:
+        return self.out / f"{self.name}_mask.mrc" if self.with_mask else None
 
     @property
     def others(self) -> dict[str, Path]:
@@ -154,7 +176,8 @@ class _Outputs:
     def paths(self, *, scores: bool) -> list[Path]:
         """All of them."""
         some = [self.csv, self.picture, *self.others.values()]
-        return [*some, self.scores] if scores else some
+        some += [self.scores] if scores else []
+        return some + ([self.mask] if self.mask is not None else [])
 
 
 def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
@@ -230,6 +253,9 @@ def _write(
             scores = np.where(known, scores, scores.min(where=known, initial=0))
         voxel_size = scored_voxel_size(checkpoint, tomogram)
         write_volume(files.scores, scores, voxel_size=voxel_size, overwrite=True)
+    if files.mask is not None and tomogram.mask is not None:
+        voxel_size = tomogram.voxel_size * tomogram.shape[0] / tomogram.mask.shape[0]
+        write_volume(files.mask, tomogram.mask, voxel_size=voxel_size, overwrite=True)
     # The picture shows the tomogram as it is, not as it was scored.
     radius = voxel_radius(checkpoint.description.config.radius_angstrom, tomogram.voxel_size)
     figure = slice_figure(

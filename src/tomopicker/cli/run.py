@@ -10,7 +10,7 @@ import sys
 import time
 from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rich.console import Console
@@ -35,7 +35,10 @@ if TYPE_CHECKING:
     from tomopicker.config import Config
     from tomopicker.io.tomograms import Source
     from tomopicker.training import Epoch
-    from tomopicker.types import Particles, Tomogram
+    from tomopicker.types import Particles, Tomogram, Volume
+
+AUTOMATIC = "auto"
+"""What stands in place of a file or folder of masks."""
 
 console = Console(stderr=True, highlight=False, markup=False)
 """Messages and progress; standard output is for results."""
@@ -249,6 +252,45 @@ def read_labelled(
             soft_wrap=True,
         )
     return labelled
+
+
+def masks_of(place: Path | None, names: Sequence[str]) -> dict[str, Path] | None:
+    """Find the masks that `--mask` names; None for an automatic one, or none at all."""
+    from tomopicker.io.tomograms import find_masks
+
+    return None if place is None or str(place) == AUTOMATIC else find_masks(place, names)
+
+
+def masked(
+    tomogram: Tomogram,
+    place: Path | None,
+    masks: dict[str, Path] | None,
+    *,
+    radius_angstrom: float,
+    particles: Particles | None = None,
+) -> Tomogram:
+    """Give a tomogram its mask, and say how much of it that leaves."""
+    import numpy as np
+
+    from tomopicker.io.tomograms import read_mask
+    from tomopicker.mask import automatic_mask, kept_share, within
+
+    if place is None:
+        return tomogram
+    if masks is None:
+        mask: Volume = automatic_mask(tomogram.data, radius_angstrom / tomogram.voxel_size)
+    else:
+        mask = read_mask(masks[tomogram.name], tomogram)
+    text = f"{tomogram.name}: the mask leaves {100 * kept_share(mask):.0f} % of the volume"
+    if particles is not None:
+        voxels = np.rint(particles.voxels).astype(int).clip(0, np.array(tomogram.shape) - 1)
+        outside = int((~within(mask, tomogram.shape)[tuple(voxels.T)]).sum())
+        if outside:
+            text += (
+                f"; {outside} of {len(particles)} picks are outside, and learned from all the same"
+            )
+    console.print(text, soft_wrap=True)
+    return replace(tomogram, mask=mask)
 
 
 def named_tomograms(places: Sequence[Path]) -> list[Source]:

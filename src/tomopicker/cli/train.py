@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.cli.run import Run
     from tomopicker.task import Task
+    from tomopicker.types import Particles, Tomogram
 
 
 class Preset(enum.StrEnum):
@@ -73,6 +74,13 @@ def train(
         typer.Option(help="Tomogram to validate on; else some picks are held out."),
     ] = None,
     val_picks: Annotated[Path | None, typer.Option(help="Its clicked particles.")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where particles may be: a volume, a folder with one per tomogram, or auto.",
+            show_default=False,
+        ),
+    ] = None,
     preset: Annotated[Preset, typer.Option(help="Our best, or the paper.")] = Preset.default,
     objective: Annotated[
         ObjectiveChoice | None,
@@ -98,7 +106,14 @@ def train(
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Learn to find a particle from a few clicked ones."""
-    from tomopicker.cli.run import Run, choose_device, read_labelled, rescaling
+    from tomopicker.cli.run import (
+        Run,
+        choose_device,
+        masked,
+        masks_of,
+        read_labelled,
+        rescaling,
+    )
     from tomopicker.config import preset as make_config
     from tomopicker.task import prepare
 
@@ -112,6 +127,8 @@ def train(
         (validation,) = read_labelled(
             [val_tomogram], val_picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
         )
+    everyone = [tomogram.name for tomogram, _ in filter(None, (*labelled, validation))]
+    masks = masks_of(mask, everyone)
     size = labelled[0][0].voxel_size
     overrides: dict[str, object] = {"training.seed": seed, **_parse_settings(settings or [])}
     if epochs is not None:
@@ -125,6 +142,14 @@ def train(
         expected=expected,
         overrides=overrides,
     )
+
+    def give_mask(tomogram: Tomogram, particles: Particles) -> tuple[Tomogram, Particles]:
+        angstrom = config.radius_angstrom
+        with_mask = masked(tomogram, mask, masks, radius_angstrom=angstrom, particles=particles)
+        return with_mask, particles
+
+    labelled = [give_mask(*pair) for pair in labelled]
+    validation = validation and give_mask(*validation)
     task = prepare(config, labelled, validation)
     run = Run.resume(out) if resume else Run.create(out, config)
     with run:
