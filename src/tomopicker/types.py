@@ -30,6 +30,17 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Level:
+    """A tomogram at larger voxels, as a file with several levels holds it."""
+
+    data: Volume
+    voxel_size: float
+    """Ångström."""
+    origin: Floats
+    """(3,) ``z y x``, ångström: its first voxel's centre from that of the tomogram's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tomogram:
     """One reconstructed volume and what its header says of it."""
 
@@ -40,6 +51,8 @@ class Tomogram:
     path: Path | None = None
     mask: Volume | None = None
     """``z y x``, of the same extent in perhaps other voxels; not zero where particles may be."""
+    coarser: tuple[Level, ...] = ()
+    """The same at larger voxels, which spares reading the small ones when it is rescaled."""
 
     @property
     def shape(self) -> Shape:

@@ -312,15 +312,17 @@ def rescaling(tomogram: Tomogram, config: Config, voxel_size: float) -> str | No
     InputError
         When it cannot be.
     """
-    from tomopicker.rescale import rescaled_voxel_size
+    from tomopicker.rescale import level_for, rescaled_voxel_size
 
     if config.preprocessing.working_radius is None:
         return None
     if rescaled_voxel_size(tomogram, voxel_size) == tomogram.voxel_size:
         return None
+    level = level_for(tomogram, voxel_size).voxel_size
+    read = "" if level == tomogram.voxel_size else f" (from the file's level of {level:g} Å)"
     return (
-        f"{tomogram.name}: {tomogram.voxel_size:g} Å voxels brought to {voxel_size:.3g} Å, at "
-        f"which the particle's radius is {config.radius_angstrom / voxel_size:.2g} voxels"
+        f"{tomogram.name}: {tomogram.voxel_size:g} Å voxels brought to {voxel_size:.3g} Å{read}, "
+        f"at which the particle's radius is {config.radius_angstrom / voxel_size:.2g} voxels"
     )
 
 

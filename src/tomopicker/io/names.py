@@ -27,6 +27,9 @@ def tomogram_name(path: Path | str) -> str:
     """
     name = Path(path).name
     folder = Path(path).parent
+    if folder.suffix.lower() == ".zarr":
+        # A level of an image.
+        return tomogram_name(folder)
     if folder.name.startswith("VoxelSpacing") and folder.parent.name:
         return folder.parent.name
     stem, suffix = Path(name).stem, Path(name).suffix

@@ -13,6 +13,7 @@ from tomopicker.io.tomograms.copick import RUNS, read_copick_config, read_copick
 from tomopicker.io.tomograms.relion import read_tomogram_list
 from tomopicker.io.tomograms.source import Source
 from tomopicker.io.tomograms.warp import read_tomostars, reconstructions_of, tomostars_of
+from tomopicker.io.tomograms.zarr import is_zarr
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -53,7 +54,7 @@ def _sources(place: Path) -> list[Source]:
         if not matches:
             raise InputError(f"{place}: no file is named so; check the pattern and its folder")
         return find_tomograms(matches)
-    if place.is_dir() and suffix not in SUFFIXES:
+    if place.is_dir() and suffix not in SUFFIXES and not is_zarr(place):
         return _in_folder(place)
     if suffix == ".star":
         return read_tomogram_list(place)

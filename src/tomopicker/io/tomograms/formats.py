@@ -11,12 +11,13 @@ import numpy as np
 
 from tomopicker.errors import InputError
 from tomopicker.io.tomograms.mrc import read_mrc
+from tomopicker.io.tomograms.zarr import is_zarr, read_zarr
 from tomopicker.types import Shape, Tomogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-READERS: dict[str, Callable[[Path, float | None], Tomogram]] = {}
+READERS: dict[str, Callable[[Path, float | None], Tomogram]] = {".zarr": read_zarr}
 """How a file is read, by its suffix; every other one as MRC."""
 
 
@@ -44,7 +45,7 @@ def read_tomogram(
     path = Path(path)
     if voxel_size is not None and not (math.isfinite(voxel_size) and voxel_size > 0):
         raise InputError(f"--voxel-size must be a positive number of ångström, got {voxel_size:g}")
-    read = READERS.get(path.suffix.lower(), read_mrc)
+    read = read_zarr if is_zarr(path) else READERS.get(path.suffix.lower(), read_mrc)
     tomogram = read(path, voxel_size)
     return tomogram if name is None else replace(tomogram, name=name)
 
