@@ -11,7 +11,10 @@ from tomopicker.errors import InputError
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
-SUFFIXES = (".mrc", ".rec", ".map", ".st", ".zarr")
+SUFFIXES = (
+    *(".mrc", ".rec", ".map", ".st"),
+    *(".zarr", ".em", ".hdf", ".h5", ".hdf5", ".tif", ".tiff"),
+)
 """How the names of volumes end; what a file is, its content decides."""
 
 

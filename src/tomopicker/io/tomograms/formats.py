@@ -10,14 +10,25 @@ from typing import TYPE_CHECKING, Literal
 import numpy as np
 
 from tomopicker.errors import InputError
+from tomopicker.io.tomograms.em import read_em
+from tomopicker.io.tomograms.hdf5 import read_hdf5
 from tomopicker.io.tomograms.mrc import read_mrc
+from tomopicker.io.tomograms.tiff import read_tiff
 from tomopicker.io.tomograms.zarr import is_zarr, read_zarr
 from tomopicker.types import Shape, Tomogram
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-READERS: dict[str, Callable[[Path, float | None], Tomogram]] = {".zarr": read_zarr}
+READERS: dict[str, Callable[[Path, float | None], Tomogram]] = {
+    ".zarr": read_zarr,
+    ".em": read_em,
+    ".hdf": read_hdf5,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    ".tif": read_tiff,
+    ".tiff": read_tiff,
+}
 """How a file is read, by its suffix; every other one as MRC."""
 
 
