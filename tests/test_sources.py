@@ -297,3 +297,15 @@ def test_a_list_without_names_is_of_the_listed_tomogram_that_is_called_as_it_is(
     )
     assert done.code == 0, done.stderr
     assert "1 of 2 tomograms have picks: sim_0002" in done.stderr
+
+
+def test_several_tomograms_are_not_validated_on(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    done = tomopicker(
+        *("train", simulated / "sim_0001.mrc", "--picks", simulated / "sim_0001.csv"),
+        *("--val-tomogram", simulated, "--val-picks", simulated),
+        *("--radius", "60A", *SHORT, "--out", tmp_path / "run"),
+    )
+    assert done.code == 2
+    assert "2 tomograms there have picks; name one" in done.errors[-1]

@@ -70,7 +70,9 @@ def inspect(
         found = [_open(source, voxel_size, only=False) for source in sources]
     problems = [] if picks is None else _match(found, picks, sources)
     for one in found:
-        _examine(one, None if length is None else length.voxels(one.voxel_size or 1.0))
+        # A length in ångström says nothing where the voxel size is unknown.
+        is_known = one.voxel_size is not None or (length is not None and length.unit == "vx")
+        _examine(one, length.voxels(one.voxel_size) if length is not None and is_known else None)
         if len(found) == 1:
             _print_all(console, one, picks)
         if one.name in pictures and one.fit is not None:

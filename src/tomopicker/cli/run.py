@@ -274,11 +274,14 @@ def masked(
 
     from tomopicker.io.tomograms import read_mask
     from tomopicker.mask import automatic_mask, kept_share, within
+    from tomopicker.rescale import level_for
 
     if place is None:
         return tomogram
     if masks is None:
-        mask: Volume = automatic_mask(tomogram.data, radius_angstrom / tomogram.voxel_size)
+        # Of a file with several levels one that is not much finer than what it looks at.
+        level = level_for(tomogram, radius_angstrom / 3)
+        mask: Volume = automatic_mask(level.data, radius_angstrom / level.voxel_size)
     else:
         mask = read_mask(masks[tomogram.name], tomogram)
     text = f"{tomogram.name}: the mask leaves {100 * kept_share(mask):.0f} % of the volume"

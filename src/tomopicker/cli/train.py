@@ -124,9 +124,14 @@ def train(
     labelled = read_labelled(tomograms, picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched)
     validation = None
     if val_tomogram is not None and val_picks is not None:
-        (validation,) = read_labelled(
+        found = read_labelled(
             [val_tomogram], val_picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
         )
+        if len(found) > 1:
+            raise InputError(
+                f"--val-tomogram {val_tomogram}: {len(found)} tomograms there have picks; name one"
+            )
+        (validation,) = found
     everyone = [tomogram.name for tomogram, _ in filter(None, (*labelled, validation))]
     masks = masks_of(mask, everyone)
     size = labelled[0][0].voxel_size
