@@ -60,7 +60,8 @@ class Source:
                 f"{files[1]}: has {_size(other.shape)} voxels, but its other half {files[0]} has "
                 f"{_size(tomogram.shape)}; reconstruct both anew"
             )
-        return replace(tomogram, data=cast("Volume", MeanVolume(tomogram.data, other.data)))
+        mean = cast("Volume", MeanVolume(tomogram.data, other.data))
+        return replace(tomogram, data=mean, coarser=())
 
     def _locate(self, path: Path) -> Path:
         if self.listed is None or path.is_absolute():
