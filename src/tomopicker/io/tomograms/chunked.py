@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
     from tomopicker.types import Shape
 
-_SLAB_BYTES = 1 << 28
-"""A slab larger than this, 256 MiB, is not kept."""
+_SLAB_BYTES = 1 << 30
+"""A slab larger than this is not kept; one of 256 planes of 1000 by 1000 floats still is."""
 
 
 class ChunkedVolume:
