@@ -416,7 +416,7 @@ def test_running_out_of_memory_is_told_with_the_remedy(
     def too_much(*_: object, **__: object) -> None:
         raise error
 
-    monkeypatch.setattr("tomopicker.io.tomograms.read_tomogram", too_much)
+    monkeypatch.setattr("tomopicker.io.tomograms.source.read_tomogram", too_much)
     assert_refused(tomopicker("inspect", tmp_path / "one.mrc"), "out of memory", "--device cpu")
 
 
@@ -426,7 +426,7 @@ def test_another_fault_is_still_raised(
     def fail(*_: object, **__: object) -> None:
         raise RuntimeError("ours")
 
-    monkeypatch.setattr("tomopicker.io.tomograms.read_tomogram", fail)
+    monkeypatch.setattr("tomopicker.io.tomograms.source.read_tomogram", fail)
     with pytest.raises(RuntimeError, match="ours"):
         tomopicker("inspect", tmp_path / "one.mrc")
 

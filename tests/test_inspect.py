@@ -1,16 +1,21 @@
-"""What a volume is like, and whether picks sit on it."""
+"""What a volume is like, how it lies, and what the command says of it and of picks."""
 
+import contextlib
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from conftest import Outcome
 from tomopicker.cli.inspect import inspect
 from tomopicker.errors import InputError, UnknownVoxelSizeError
-from tomopicker.inspect import densities, fit_of_picks
+from tomopicker.inspect import densities, missing_wedge
 from tomopicker.io.particles import write_particles
 from tomopicker.io.tomograms import write_volume
 from tomopicker.types import Particles, Tomogram, Volume
+
+Command = Callable[..., Outcome]
 
 SHAPE = (30, 60, 60)
 RADIUS = 3.0
@@ -40,7 +45,8 @@ def write(folder: Path, volume: Volume, *, voxel_size: float = 10.0) -> Path:
 
 
 def report(capsys: pytest.CaptureFixture[str], file: Path, picks: Path | None = None) -> str:
-    inspect(file, picks)
+    with contextlib.suppress(InputError):
+        inspect([file], picks)
     return capsys.readouterr().out
 
 
@@ -71,47 +77,6 @@ def test_values_that_are_not_numbers_are_counted_and_left_out() -> None:
         densities(np.full((4, 4, 4), np.inf))
 
 
-@pytest.mark.parametrize(("brightness", "sign"), [(2.0, 1), (-2.0, -1)])
-def test_picks_on_density_stand_out_by_their_sign(brightness: float, sign: int) -> None:
-    tomogram, particles = planted(brightness)
-    fit = fit_of_picks(tomogram, particles, RADIUS, rng=np.random.default_rng(0))
-    assert sign * fit.z > 8
-    assert fit.better_order is None
-
-
-def test_picks_anywhere_do_not_stand_out() -> None:
-    tomogram, _ = planted()
-    anywhere = Particles.from_voxels(
-        np.random.default_rng(5).uniform(0, np.array(SHAPE) - 1, (100, 3)), voxel_size=10.0
-    )
-    fit = fit_of_picks(tomogram, anywhere, RADIUS, rng=np.random.default_rng(0))
-    assert abs(fit.z) < 4
-    assert fit.better_order is None
-
-
-def test_swapped_columns_that_fit_inside_are_noticed_by_the_density() -> None:
-    tomogram, particles = planted()
-    fit = fit_of_picks(tomogram, swapped(particles), RADIUS, rng=np.random.default_rng(0))
-    assert abs(fit.z) < 4
-    assert fit.better_order == "yxz"
-
-
-def test_a_constant_volume_has_no_better_and_no_worse_places() -> None:
-    _, particles = planted()
-    flat = Tomogram(name="flat", data=np.ones(SHAPE), voxel_size=10.0)
-    fit = fit_of_picks(flat, particles, RADIUS, rng=np.random.default_rng(0), most=5)
-    assert fit.z == 0
-
-
-def test_no_picks_and_no_radius_cannot_be_measured() -> None:
-    tomogram, particles = planted()
-    rng = np.random.default_rng(0)
-    with pytest.raises(InputError, match="cannot be measured"):
-        fit_of_picks(tomogram, particles, 0, rng=rng)
-    with pytest.raises(InputError, match="0 picks"):
-        fit_of_picks(tomogram, particles.select(np.zeros(30, bool)), RADIUS, rng=rng)
-
-
 def test_the_report_says_what_the_volume_is(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -131,15 +96,15 @@ def test_the_report_says_that_picks_are_on_density(
     assert "the picks are on bright density" in report(capsys, file, tmp_path / "a.csv")
     write_particles(tmp_path / "b.csv", swapped(particles))
     text = report(capsys, file, tmp_path / "b.csv")
-    assert "is this the tomogram that they were picked in?" in text
-    assert "read as y,x,z the picks fit the density far better" in text
+    assert "not where the density is" in text
+    assert "the picks fit the volume better with x and y swapped" in text
 
 
 def test_picks_outside_are_refused(tmp_path: Path) -> None:
     file = write(tmp_path, planted()[0].data)
     (tmp_path / "a.csv").write_text("5,50,50\n")
     with pytest.raises(InputError, match="fit the volume as z,y,x"):
-        inspect(file, tmp_path / "a.csv")
+        inspect([file], tmp_path / "a.csv")
 
 
 def test_all_but_lengths_is_told_of_an_unknown_voxel_size(
@@ -160,7 +125,7 @@ def test_picks_in_angstrom_need_the_voxel_size(tmp_path: Path) -> None:
     file = write(tmp_path, tomogram.data, voxel_size=1)
     write_particles(tmp_path / "a.star", particles, format="relion5", shape=SHAPE)
     with pytest.raises(UnknownVoxelSizeError, match="--voxel-size"):
-        inspect(file, tmp_path / "a.star")
+        inspect([file], tmp_path / "a.star")
 
 
 def test_warnings_tell_what_is_wrong_with_a_volume(
@@ -177,8 +142,8 @@ def test_warnings_tell_what_is_wrong_with_a_volume(
 
 def test_a_volume_of_nothing_but_nan_is_refused_by_name(tmp_path: Path) -> None:
     file = write(tmp_path, np.full(SHAPE, np.nan))
-    with pytest.raises(InputError, match=r"a\.mrc: the volume holds no finite number"):
-        inspect(file)
+    with pytest.raises(InputError, match=r"a: the volume holds no finite number"):
+        inspect([file])
 
 
 def test_a_real_tomogram_has_dark_particles_where_they_were_picked(
@@ -187,5 +152,86 @@ def test_a_real_tomogram_has_dark_particles_where_they_were_picked(
     real = shared_data / "real"
     text = report(capsys, real / "empiar10499_00254_north.mrc", real / "picks_train_100.csv")
     assert "picks       100, all inside" in text
+    assert "wedge       missing along z: tilted about y" in text
     assert "the picks are on dark density" in text
     assert "Warning" not in text
+
+
+def wedged(shape: tuple[int, int, int], beam: int, across: int) -> Volume:
+    """Noise without the waves that a tilt series to 60 degrees does not measure."""
+    spectrum = np.fft.fftn(np.random.default_rng(3).normal(size=shape))
+    waves = np.meshgrid(*(np.fft.fftfreq(side) for side in shape), indexing="ij")
+    spectrum[np.abs(waves[across]) < np.tan(np.radians(30)) * np.abs(waves[beam])] = 0
+    return np.fft.ifftn(spectrum).real.astype(np.float32)
+
+
+@pytest.mark.parametrize("beam", [0, 1, 2])
+@pytest.mark.parametrize("turn", [1, 2])
+def test_the_missing_wedge_tells_the_beam_and_the_tilt_axis(beam: int, turn: int) -> None:
+    across = (beam + turn) % 3
+    wedge = missing_wedge(wedged((40, 64, 50), beam, across))
+    assert wedge is not None
+    assert wedge.beam == "zyx"[beam]
+    assert {wedge.beam, wedge.tilt_axis, "zyx"[across]} == set("zyx")
+
+
+def test_no_wedge_is_told_of_a_volume_without_one() -> None:
+    noise = np.random.default_rng(0).normal(size=(40, 60, 60))
+    assert missing_wedge(noise) is None
+    noise[:20] = np.nan
+    assert missing_wedge(noise) is None
+    assert missing_wedge(np.full((40, 40, 40), np.nan)) is None
+    assert missing_wedge(noise[:8]) is None
+
+
+def test_a_volume_that_lies_on_its_side_is_a_problem(tomopicker: Command, tmp_path: Path) -> None:
+    file = write(tmp_path, wedged((60, 60, 60), 1, 2))
+    done = tomopicker("inspect", file)
+    assert done.code == 2
+    assert "missing wedge lies along y" in done.errors[-1]
+    assert "trimvol -rx" in done.errors[-1]
+
+
+def test_many_tomograms_are_a_table_and_one_that_is_broken_costs_no_other(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "broken.mrc").write_bytes(b"nothing")
+    tomograms = (simulated, tmp_path / "broken.mrc")
+    done = tomopicker("inspect", *tomograms, "--picks", simulated, "--picture", tmp_path / "out")
+    assert done.code == 2
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()}
+    assert rows["tomogram"][-3:] == ["picks", "inside", "density"]
+    assert rows["sim_0001"][1:7] == ["64", "×", "64", "×", "32", "13.5"]
+    assert rows["sim_0001"][-4:-1] == ["24", "100", "%"]
+    assert rows["broken"][1:] == ["-"] * 8
+    assert "broken: " in done.errors[-1]
+    assert "is not an MRC file" in done.errors[-1]
+    assert {file.name for file in (tmp_path / "out").iterdir()} == {"sim_0001.png", "sim_0002.png"}
+
+
+def test_names_that_fit_no_tomogram_are_a_problem_but_the_others_are_looked_at(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    picks = tmp_path / "picks.csv"
+    picks.write_text("tomogram,x,y,z\nsim_0001,5,5,5\nsim_0001,9,9,9\nTS_7,1,1,1\n")
+    done = tomopicker("inspect", simulated, "--picks", picks)
+    assert done.code == 2
+    assert "has picks in TS_7" in done.errors[-1]
+    rows = {line.split()[0]: line.split() for line in done.stdout.splitlines()}
+    assert rows["sim_0001"][-4:-1] == ["2", "100", "%"]
+    assert rows["sim_0002"][-3:] == ["-", "-", "-"]
+
+
+def test_the_picture_needs_picks_and_is_not_replaced(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    known, picture = simulated / "sim_0001", tmp_path / "a.png"
+    inspecting = ("inspect", known.with_suffix(".mrc"), "--picture", picture, "--radius", "60A")
+    assert "--picks" in tomopicker(*inspecting).errors[-1]
+    picks = ("--picks", known.with_suffix(".csv"))
+    assert tomopicker(*inspecting, *picks).code == 0
+    assert picture.read_bytes().startswith(b"\x89PNG")
+    assert "--force" in tomopicker(*inspecting, *picks).errors[-1]
+    assert tomopicker(*inspecting, *picks, "--force").code == 0
+    several = tomopicker("inspect", simulated, *picks, "--picture", tmp_path / "b.png")
+    assert "need a folder" in several.errors[-1]

@@ -121,6 +121,27 @@ def test_unsigned_bytes_of_old_imod_files_are_unsigned(tmp_path: Path) -> None:
     assert (read_tomogram(path).data == 255).all()
 
 
+@pytest.mark.parametrize("kind", [b"FEI1", b"SERI", b"CCP4"])
+def test_an_extended_header_is_skipped(tmp_path: Path, kind: bytes) -> None:
+    path = tmp_path / "a.mrc"
+    with mrcfile.new(path, data=ramp(np.int16)) as mrc:
+        mrc.set_extended_header(np.zeros(768 * 3, np.uint8))
+        mrc.header.exttyp = kind
+        mrc.voxel_size = 10
+    assert path.stat().st_size == 1024 + 2304 + ramp(np.int16).nbytes
+    np.testing.assert_array_equal(read_tomogram(path).data, ramp(np.int16))
+
+
+def test_where_a_header_says_that_the_volume_starts_does_not_matter(tmp_path: Path) -> None:
+    with mrcfile.new(tmp_path / "a.mrc", data=ramp(np.float32)) as mrc:
+        mrc.voxel_size = 10
+        mrc.nstart = (-3, 4, 5)
+        mrc.header.origin.x = 777
+    tomogram = read_tomogram(tmp_path / "a.mrc")
+    assert tomogram.voxel_size == 10
+    np.testing.assert_array_equal(tomogram.data, ramp(np.float32))
+
+
 def test_a_file_older_than_the_map_mark_is_read_when_its_size_fits(volume_file: Path) -> None:
     patch(volume_file, MAP, "ii", 0, 0)
     assert read_tomogram(volume_file).shape == SHAPE

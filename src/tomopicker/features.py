@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -27,6 +27,8 @@ class Features:
     normalisation: Normalisation
     correlation: NDArray[np.float16] | None = None
     """``z y x``, the matched filter's correlation, standardised; None without that channel."""
+    mask: Volume | None = None
+    """Where particles may be, see `Tomogram.mask`; it changes no channel."""
 
     @property
     def shape(self) -> Shape:
@@ -56,7 +58,7 @@ def compute_features(
     Each tomogram's correlation is standardised by its own mean and deviation, because the
     coefficient shrinks with the noise.
     """
-    plain = Features(data=tomogram.data, normalisation=normalisation)
+    plain = Features(data=tomogram.data, normalisation=normalisation, mask=tomogram.mask)
     if radial is None:
         return plain
     correlation = correlate(plain.density, plain.shape, radial)
@@ -66,4 +68,4 @@ def compute_features(
     deviation = np.float32(np.sqrt(squares / correlation.size))
     for plane in correlation:
         plane[:] = (plane - np.float32(mean)) / deviation
-    return Features(data=tomogram.data, normalisation=normalisation, correlation=correlation)
+    return replace(plain, correlation=correlation)

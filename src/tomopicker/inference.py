@@ -20,6 +20,7 @@ from tomopicker.checkpoint import check_weights
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
 from tomopicker.labels import ball_voxels
+from tomopicker.mask import within
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.memory import automatic_bytes, is_out_of_memory, streamed_bytes
 from tomopicker.network import build, folded, receptive_radius, stream
@@ -84,7 +85,8 @@ def score_tiles(
 
     With `inference.method` "whole" the parts are tiles with a halo as wide as the network sees, so
     the scores do not depend on the tiles. With "windows" they are the non-overlapping windows of
-    the paper, padded with the mean at the far faces. Voxels without a finite value score -inf.
+    the paper, padded with the mean at the far faces. Voxels without a finite value, and those that
+    a mask leaves out, score -inf.
 
     Yields
     ------
@@ -101,6 +103,8 @@ def score_tiles(
         if z and y and x:
             known = finite(np.asarray(features.data[at.slices]))
             scores = logits[:z, :y, :x]
+            if features.mask is not None:
+                scores = np.where(within(features.mask, features.shape, at), scores, -np.inf)
             yield at, scores if known is None else np.where(known, scores, -np.inf), done
 
 
@@ -165,6 +169,7 @@ def features_of(checkpoint: Checkpoint, tomogram: Tomogram) -> Features:
     description = checkpoint.description
     if scored_voxel_size(checkpoint, tomogram) != tomogram.voxel_size:
         tomogram = rescale(tomogram, description.voxel_size)
+    tomogram = tomogram.loaded()
     radial = None
     if description.filter_profile is not None:
         radial = RadialFilter(profile=np.array(description.filter_profile))

@@ -1,15 +1,15 @@
-"""Before the pipeline: what a volume's values are like, and whether picks sit on density."""
+"""Before the pipeline: what a volume's values are like, and how it lies."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from itertools import permutations
 from typing import TYPE_CHECKING
 
 import numpy as np
 
 from tomopicker.errors import InputError
-from tomopicker.io.particles import fitting_orders
-from tomopicker.types import Floats, Particles, Tomogram, Volume
+from tomopicker.types import Floats, Shape, Volume
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -36,22 +36,12 @@ class Densities:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Fit:
-    """How the density at the picks differs from the density beside them."""
+class Wedge:
+    """How a tomogram lies, as its missing wedge shows."""
 
-    z: float
-    """In standard errors; positive where particles are bright, negative where they are dark."""
-    orders: dict[str, float]
-    """The same with the columns in another order, for each in which every pick is inside."""
-
-    @property
-    def better_order(self) -> str | None:
-        """The order of the columns that fits far better than the file's own, if one does."""
-        if not self.orders:
-            return None
-        best = max(self.orders, key=lambda order: abs(self.orders[order]))
-        convincing = abs(self.orders[best]) > max(6.0, 2 * abs(self.z))
-        return best if convincing else None
+    beam: str
+    """The axis along which it was looked through: z where all is well."""
+    tilt_axis: str
 
 
 def densities(volume: Volume, *, most: int = 2_000_000, bins: int = 40) -> Densities:
@@ -94,53 +84,62 @@ def densities(volume: Volume, *, most: int = 2_000_000, bins: int = 40) -> Densi
     )
 
 
-def fit_of_picks(
-    tomogram: Tomogram,
-    particles: Particles,
-    radius_voxels: float,
-    *,
-    rng: np.random.Generator,
-    most: int = 200,
-) -> Fit:
-    """Compare the mean density in balls at the picks with balls two to three radii beside them.
+def missing_wedge(volume: Volume) -> Wedge | None:
+    """Find out along which axis the beam was and about which one the specimen was tilted.
 
-    Picks in the wrong order of columns, or of another tomogram, are no brighter or darker than
-    their surroundings: the result is within about 3 of zero.
+    No tilt series reaches 90 degrees, so the power spectrum of its reconstruction is empty along
+    the beam: in the plane perpendicular to the tilt axis, within 22 degrees of it.
 
     Parameters
     ----------
-    tomogram
-        Memory-mapped is enough: only boxes around the places are read.
-    particles
-        Inside the tomogram (see `check_inside`).
-    radius_voxels
-        Of the balls.
-    rng
-        Chooses the picks, when there are more than `most`, and the places beside them.
-    most
-        Picks to look at.
+    volume
+        ``z y x``, perhaps memory-mapped: only a block of 128 voxels cubed is read.
 
-    Raises
-    ------
-    InputError
-        When the radius is not positive or there are no picks.
+    Returns
+    -------
+    Wedge or None
+        None where no wedge is clearly emptier than what lies along the other axes: in a
+        simulation without one, or where a program has filled it.
     """
-    if not len(particles) or radius_voxels <= 0:
-        raise InputError(f"{len(particles)} picks of radius {radius_voxels:g} cannot be measured")
-    chosen = particles
-    if len(particles) > most:
-        chosen = particles.select(rng.choice(len(particles), most, replace=False))
-    scores = {}
-    for order in fitting_orders(particles, tomogram.shape):
-        # A file's columns read as x, y, z; in another order they mean `order`.
-        columns = dict(zip(order, chosen.voxels.T[::-1], strict=True))
-        places = np.stack([columns[axis] for axis in "zyx"], axis=1)
-        scores[order] = _z_score(tomogram.data, places, radius_voxels, rng)
-    return Fit(z=scores.pop("xyz", 0.0), orders=scores)
+    block = np.asarray(volume[_middle(volume.shape, _WEDGE_BLOCK)], dtype=np.float32)
+    if min(block.shape) < _WEDGE_LEAST:
+        return None
+    known = np.isfinite(block)
+    block = np.where(known, block, block.mean(where=known) if known.any() else 0)
+    block = block - block.mean()
+    for axis, side in enumerate(block.shape):
+        # Without it the faces, which do not continue each other, fill the axes of the spectrum.
+        window = np.hanning(side + 2)[1:-1]
+        block *= np.expand_dims(window, [other for other in range(3) if other != axis])
+    power = np.square(np.abs(np.fft.rfftn(block)))
+    z, y, x = block.shape
+    waves = np.meshgrid(np.fft.fftfreq(z), np.fft.fftfreq(y), np.fft.rfftfreq(x), indexing="ij")
+    length = np.sqrt(sum(np.square(wave) for wave in waves))
+    used = (length > 0.06) & (length < 0.3)
+    # By shell: the spectrum falls by orders of magnitude.
+    shells = np.rint(length * _WEDGE_BLOCK / 2).astype(int)
+    means = np.bincount(shells[used], power[used]) / np.maximum(np.bincount(shells[used]), 1)
+    relative = np.zeros_like(power)
+    relative[used] = power[used] / np.maximum(means[shells[used]], np.finfo(np.float32).tiny)
+    emptiness = {}
+    for beam, across in permutations(range(3), 2):
+        along, beside = np.abs(waves[beam]), np.abs(waves[across])
+        cone = used & (beside < 0.4 * along) & (np.hypot(along, beside) > length / 2)
+        tilt_axis = "zyx"[3 - beam - across]
+        emptiness["zyx"[beam], tilt_axis] = float(relative[cone].mean())
+    (best, power_in), (_, power_next) = sorted(emptiness.items(), key=lambda item: item[1])[:2]
+    if power_next == 0 or power_in > min(0.1, power_next / 3):
+        return None
+    return Wedge(beam=best[0], tilt_axis=best[1])
 
 
-_BESIDE = 6
-"""Places beside each pick that its density is compared with."""
+_WEDGE_BLOCK, _WEDGE_LEAST = 128, 16
+
+
+def _middle(shape: Shape, most: int) -> tuple[slice, ...]:
+    """Cut at most that many voxels along each axis, in the middle."""
+    starts = [max(0, (side - most) // 2) for side in shape]
+    return tuple(slice(start, start + most) for start in starts)
 
 
 def _sample(volume: Volume, most: int) -> Floats:
@@ -151,37 +150,3 @@ def _sample(volume: Volume, most: int) -> Floats:
     # Rounding up on both sides of a narrow plane can exceed the limit by a little.
     sample = np.concatenate([np.asarray(volume[z, ::step, ::step]).ravel() for z in planes])
     return sample[:most].astype(np.float64)
-
-
-def _z_score(volume: Volume, places: Floats, radius: float, rng: np.random.Generator) -> float:
-    """Difference of means at (n, 3) places ``z y x`` and beside them, in standard errors."""
-    directions = rng.normal(size=(_BESIDE, len(places), 3))
-    directions /= np.linalg.norm(directions, axis=-1, keepdims=True)
-    distances = rng.uniform(2, 3, size=(_BESIDE, len(places), 1)) * radius
-    beside = (places + directions * distances).reshape(-1, 3)
-    # Reflected at the faces, so that picks near them are compared with places inside.
-    last = np.array(volume.shape) - 1
-    beside = np.clip(last - np.abs(last - np.abs(beside)), 0, last)
-    at = _ball_means(volume, places, radius)
-    around = _ball_means(volume, beside, radius)
-    spread = float(np.nanstd(around)) / np.sqrt(np.isfinite(at).sum().clip(1))
-    difference = float(np.nanmean(at) - np.nanmean(around))
-    return difference / spread if spread > 0 else 0.0
-
-
-def _ball_means(volume: Volume, places: Floats, radius: float) -> Floats:
-    """Mean of the volume in a ball around each of (n, 3) places ``z y x``: (n,)."""
-    reach = int(np.ceil(radius))
-    grid = np.indices((2 * reach + 1,) * 3) - reach
-    ball = (grid**2).sum(axis=0) <= radius**2
-    means = np.empty(len(places))
-    for row, centre in enumerate(np.rint(places).astype(int)):
-        start = np.maximum(centre - reach, 0)
-        stop = np.minimum(centre + reach + 1, volume.shape)
-        inside = tuple(slice(a, b) for a, b in zip(start, stop, strict=True))
-        part = tuple(
-            slice(a - c + reach, b - c + reach) for a, b, c in zip(start, stop, centre, strict=True)
-        )
-        values = np.asarray(volume[inside], dtype=np.float64)[ball[part]]
-        means[row] = values[np.isfinite(values)].mean() if np.isfinite(values).any() else np.nan
-    return means

@@ -11,11 +11,12 @@ from scipy.sparse import csr_array
 
 from tomopicker.errors import InputError
 from tomopicker.preprocess import finite, finite_values
+from tomopicker.types import Level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from tomopicker.types import Tomogram, Volume
+    from tomopicker.types import Floats, Tomogram, Volume
 
 _SAME = 0.01
 """A particle 1 % larger or smaller is still the same particle to the network."""
@@ -39,6 +40,7 @@ def rescaled_voxel_size(tomogram: Tomogram, wanted: float) -> float:
     own = tomogram.voxel_size
     if abs(own / wanted - 1) <= _SAME:
         return own
+    own = level_for(tomogram, wanted).voxel_size
     source = tomogram.path or tomogram.name
     # Room for rounding: 20.25 Å is 1.5 times 13.5 Å.
     if own / wanted > _COARSEST + 1e-6:
@@ -53,6 +55,17 @@ def rescaled_voxel_size(tomogram: Tomogram, wanted: float) -> float:
             "--voxel-size and the radius"
         )
     return wanted
+
+
+def level_for(tomogram: Tomogram, voxel_size: float) -> Level:
+    """Choose what a tomogram is rescaled from: of its levels the coarsest that is fine enough.
+
+    That is the one closest to the wanted voxel size, in ångström, that has no larger voxels; the
+    tomogram itself where there is none.
+    """
+    own = Level(data=tomogram.data, voxel_size=tomogram.voxel_size, origin=np.zeros(3))
+    fine = [level for level in tomogram.coarser if level.voxel_size <= voxel_size * (1 + _SAME)]
+    return max([own, *fine], key=lambda level: level.voxel_size)
 
 
 def rescale(tomogram: Tomogram, voxel_size: float) -> Tomogram:
@@ -82,21 +95,34 @@ def rescale(tomogram: Tomogram, voxel_size: float) -> Tomogram:
     """
     if rescaled_voxel_size(tomogram, voxel_size) == tomogram.voxel_size:
         return tomogram
-    step = voxel_size / tomogram.voxel_size
-    along_z, along_y, along_x = (_weights(length, step) for length in tomogram.shape)
+    level = level_for(tomogram, voxel_size)
+    data = level.data if isinstance(level.data, np.ndarray) else np.asarray(level.data)
+    # The last new voxel is the one that the last old voxel's centre lies in.
+    counts = [
+        int((length - 1) / (voxel_size / tomogram.voxel_size) + 0.5) + 1
+        for length in tomogram.shape
+    ]
+    step = voxel_size / level.voxel_size
+    places = [
+        np.arange(count) * step - first / level.voxel_size
+        for count, first in zip(counts, level.origin, strict=True)
+    ]
+    along_z, along_y, along_x = (
+        _weights(length, one, step) for length, one in zip(data.shape, places, strict=True)
+    )
     nearest = [
-        np.minimum(np.rint(np.arange(weights.shape[0]) * step).astype(int), weights.shape[1] - 1)
-        for weights in (along_z, along_y, along_x)
+        np.clip(np.rint(one).astype(int), 0, length - 1)
+        for length, one in zip(data.shape, places, strict=True)
     ]
     # The filter runs on the difference from the mean: it stands for values that are not finite,
     # and a constant stays one to the last digit.
-    mean = _finite_mean(tomogram.data)
+    mean = _finite_mean(data)
 
     def flatten(z: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
         """Resample an old plane along y and x, and tell where the nearest voxel is not finite."""
-        plane = np.empty(tomogram.shape[1:], dtype=np.float32)
+        plane = np.empty(data.shape[1:], dtype=np.float32)
         with np.errstate(over="ignore"):
-            np.subtract(tomogram.data[z], mean, out=plane, dtype=np.float64, casting="same_kind")
+            np.subtract(data[z], mean, out=plane, dtype=np.float64, casting="same_kind")
         usable = finite(plane)
         if usable is not None:
             plane[~usable] = 0
@@ -117,14 +143,45 @@ def rescale(tomogram: Tomogram, voxel_size: float) -> Tomogram:
         unknown = planes[int(nearest[0][number])][1]
         if unknown is not None:
             new[unknown] = np.nan
-    return replace(tomogram, data=result, voxel_size=voxel_size)
+    return replace(tomogram, data=result, voxel_size=voxel_size, coarser=())
 
 
-def _weights(length: int, step: float) -> Any:
-    """(new, old) sparse matrix, float32: row j is the mean about the old voxels' place j step."""
+def block_mean(data: Volume, factor: int) -> NDArray[np.float32]:
+    """Average blocks of ``factor`` cubed voxels; what is left over at the far faces is cut off.
+
+    Parameters
+    ----------
+    data
+        ``z y x``, any real type; read slab by slab.
+    factor
+        At most the shortest side.
+
+    Returns
+    -------
+    NDArray[np.float32]
+        ``z y x``; the mean of a block's finite voxels, NaN where it has none.
+
+    >>> block_mean(np.array([[[0, 2, 4]] * 2] * 2), 2)
+    array([[[1.]]], dtype=float32)
+    """
+    z, y, x = (side // factor for side in data.shape)
+    result = np.empty((z, y, x), dtype=np.float32)
+    for plane in range(z):
+        slab = np.asarray(data[plane * factor : (plane + 1) * factor])
+        blocks = slab[:, : y * factor, : x * factor].reshape(factor, y, factor, x, factor)
+        usable = finite(blocks)
+        if usable is None:
+            result[plane] = blocks.mean(axis=(0, 2, 4), dtype=np.float64)
+            continue
+        total = np.where(usable, blocks, 0).sum(axis=(0, 2, 4), dtype=np.float64)
+        count = usable.sum(axis=(0, 2, 4))
+        result[plane] = np.where(count, total / np.maximum(count, 1), np.nan)
+    return result
+
+
+def _weights(length: int, places: Floats, step: float) -> Any:
+    """(new, old) sparse matrix, float32: a row is the mean about a place among the old voxels."""
     width = max(step, 1.0)
-    # The last new voxel is the one that the last old voxel's centre lies in.
-    places = np.arange(int((length - 1) / step + 0.5) + 1) * step
     reach = ceil(_LOBES * width)
     taps = np.floor(places).astype(int)[:, None] + np.arange(-reach, reach + 2)  # (new, taps)
     lobes = (taps - places[:, None]) / width

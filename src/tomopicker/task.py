@@ -18,6 +18,7 @@ from tomopicker.calibrate import (
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
 from tomopicker.labels import IGNORED, POSITIVE, ball_voxels, stamp, voxel_radius
+from tomopicker.mask import within
 from tomopicker.matched_filter import RadialFilter, learn_filter
 from tomopicker.peaks import find_peaks
 from tomopicker.preprocess import Normalisation, finite
@@ -99,6 +100,8 @@ def prepare(
     if config.preprocessing.working_radius is not None:
         training = [_rescaled(*one, voxel_size) for one in training]
         validation = validation and _rescaled(*validation, voxel_size)
+    training = [(tomogram.loaded(), particles) for tomogram, particles in training]
+    validation = validation and (validation[0].loaded(), validation[1])
     tomograms = [tomogram for tomogram, _ in training]
     rng = np.random.default_rng([config.training.seed, 0])
     splits = [_split(particles, validation is None, config, rng) for _, particles in training]
@@ -226,6 +229,9 @@ def _label(
     unknown = _not_finite(tomogram)
     if unknown is not None:
         labels[unknown] = IGNORED
+    if tomogram.mask is not None:
+        # What was clicked is a particle, whatever the mask says.
+        labels[~within(tomogram.mask, features.shape) & (labels != POSITIVE)] = IGNORED
     return Labelled(name=tomogram.name, features=features, labels=labels, centres=particles.voxels)
 
 
@@ -279,6 +285,9 @@ def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int, mos
                 "the expected number of particles can only be estimated with the matched filter's "
                 "channel: give --expected N"
             )
+        if part.features.mask is not None:
+            kept = within(part.features.mask, part.features.shape)
+            correlation = np.where(kept, correlation, -np.inf)
         candidates = most_candidates(correlation.size, radius)
         peaks = find_peaks(correlation, radius=radius, count=candidates)
         found = match_labelled(

@@ -31,6 +31,17 @@ Floats: TypeAlias = NDArray[np.float64]
 
 
 @dataclass(frozen=True, kw_only=True)
+class Level:
+    """A tomogram at larger voxels, as a file with several levels holds it."""
+
+    data: Volume
+    voxel_size: float
+    """Ångström."""
+    origin: Floats
+    """(3,) ``z y x``, ångström: its first voxel's centre from that of the tomogram's own."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Tomogram:
     """One reconstructed volume and what its header says of it."""
 
@@ -39,12 +50,25 @@ class Tomogram:
     voxel_size: float
     """Edge of a voxel in ångström."""
     path: Path | None = None
+    mask: Volume | None = None
+    """``z y x``, of the same extent in perhaps other voxels; not zero where particles may be."""
+    coarser: tuple[Level, ...] = ()
+    """The same at larger voxels, which spares reading the small ones when it is rescaled."""
 
     @property
     def shape(self) -> Shape:
         """Voxels along ``z y x``."""
         z, y, x = self.data.shape
         return z, y, x
+
+    def loaded(self) -> Tomogram:
+        """Read a volume that can only be read in blocks, such as a compressed one, into memory.
+
+        One that is in memory or mapped stays as it is.
+        """
+        if isinstance(self.data, np.ndarray):
+            return self
+        return replace(self, data=np.asarray(self.data))
 
 
 @dataclass(frozen=True, kw_only=True)

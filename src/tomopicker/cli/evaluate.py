@@ -35,7 +35,7 @@ def evaluate(
     ] = None,
     like: Annotated[
         Path | None,
-        typer.Option(help="A tomogram (MRC) to take voxel size and shape from; for RELION-5."),
+        typer.Option(help="A tomogram to take voxel size and shape from; for RELION-5."),
     ] = None,
     curve: Annotated[
         Path | None, typer.Option(help="Write the precision-recall curve to this CSV file.")

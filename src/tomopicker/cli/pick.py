@@ -26,7 +26,11 @@ if TYPE_CHECKING:
 def pick(
     run: Annotated[Path, typer.Argument(help="Run folder or checkpoint file.")],
     tomograms: Annotated[
-        list[Path], typer.Argument(help="Tomograms to pick (MRC).", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Tomograms to pick: files, a folder, a tomograms.star, a project.",
+            show_default=False,
+        ),
     ],
     out: Annotated[Path, typer.Option(help="Folder for the picks.", show_default=False)],
     count: Annotated[
@@ -52,6 +56,13 @@ def pick(
     scores: Annotated[
         bool, typer.Option("--scores", help="Also write the score volumes (MRC).")
     ] = False,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where particles may be: a volume, a folder with one per tomogram, or auto.",
+            show_default=False,
+        ),
+    ] = None,
     voxel_size: Annotated[
         float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
     ] = None,
@@ -73,11 +84,18 @@ def pick(
     default), or after the expected number of particles (preset paper).
     """
     from tomopicker.checkpoint import read_checkpoint
-    from tomopicker.cli.run import check_folder, choose_device, console, rescaling
+    from tomopicker.cli.run import (
+        check_folder,
+        choose_device,
+        console,
+        masked,
+        masks_of,
+        named_tomograms,
+        rescaling,
+    )
     from tomopicker.cli.units import parse_memory
     from tomopicker.inference import Cut, network_of
     from tomopicker.io.particles import check_format, write_import_list
-    from tomopicker.io.tomograms import read_tomogram, tomogram_name
 
     cut = _cut(count, threshold, fdr)
     gigabytes = None if memory is None else parse_memory(memory)
@@ -91,8 +109,15 @@ def pick(
     except InputError as error:
         raise InputError(f"{run}: {error}") from error
     device = choose_device(device)
-    _check_names(tomograms)
-    outputs = [_Outputs(out=out, name=tomogram_name(path), formats=wanted) for path in tomograms]
+    sources = named_tomograms(tomograms)
+    _check_names([source.name for source in sources])
+    masks = masks_of(mask, [source.name for source in sources])
+    # A mask that was found is written, so that it can be looked at.
+    with_mask = mask is not None and masks is None
+    outputs = [
+        _Outputs(out=out, name=source.name, formats=wanted, with_mask=with_mask)
+        for source in sources
+    ]
     if not force:
         _check_absent([path for one in outputs for path in one.paths(scores=scores)])
     description = checkpoint.description
@@ -103,12 +128,14 @@ def pick(
             soft_wrap=True,
         )
     failures = []
-    for path, files in zip(tomograms, outputs, strict=True):
+    for source, files in zip(sources, outputs, strict=True):
         try:
-            tomogram = read_tomogram(path, voxel_size=voxel_size)
+            tomogram = source.open(voxel_size=voxel_size)
             note = rescaling(tomogram, description.config, description.voxel_size)
             if note is not None:
                 console.print(note, soft_wrap=True)
+            angstrom = description.config.radius_angstrom
+            tomogram = masked(tomogram, mask, masks, radius_angstrom=angstrom)
             picked = _pick_one(
                 tomogram,
                 checkpoint,
@@ -119,7 +146,7 @@ def pick(
                 scores=files.scores if scores else None,
             )
         except InputError as error:
-            if len(tomograms) == 1:
+            if len(sources) == 1:
                 raise
             # One broken file must not cost the others.
             failures.append(str(error))
@@ -132,7 +159,7 @@ def pick(
     if (out / "relion5").is_dir():
         write_import_list(out / "relion5")
     if failures:
-        raise InputError(f"{failures[0]} ({len(failures)} of {len(tomograms)} tomograms left out)")
+        raise InputError(f"{failures[0]} ({len(failures)} of {len(sources)} tomograms left out)")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -142,6 +169,7 @@ class _Outputs:
     out: Path
     name: str
     formats: Sequence[str]
+    with_mask: bool
 
     @property
     def csv(self) -> Path:
@@ -154,6 +182,10 @@ class _Outputs:
     @property
     def scores(self) -> Path:
         return self.out / f"{self.name}_scores.mrc"
+
+    @property
+    def mask(self) -> Path | None:
+        return self.out / f"{self.name}_mask.mrc" if self.with_mask else None
 
     @property
     def others(self) -> dict[str, Path]:
@@ -169,7 +201,8 @@ class _Outputs:
     def paths(self, *, scores: bool) -> list[Path]:
         """All of them."""
         some = [self.csv, self.picture, *self.others.values()]
-        return [*some, self.scores] if scores else some
+        some += [self.scores] if scores else []
+        return some + ([self.mask] if self.mask is not None else [])
 
 
 def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
@@ -184,10 +217,7 @@ def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
     return Cut(count=count, threshold=threshold, fdr=fdr)
 
 
-def _check_names(paths: Sequence[Path]) -> None:
-    from tomopicker.io.tomograms import tomogram_name
-
-    names = [tomogram_name(path) for path in paths]
+def _check_names(names: Sequence[str]) -> None:
     for name in names:
         if names.count(name) > 1:
             raise InputError(
@@ -259,6 +289,7 @@ def _write(
 ) -> None:
     """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
     from tomopicker.io.particles import write_particles
+    from tomopicker.io.tomograms import write_volume
     from tomopicker.labels import voxel_radius
     from tomopicker.report import PickList, save_figure, slice_figure
 
@@ -273,6 +304,9 @@ def _write(
             radius=checkpoint.description.config.radius_angstrom,
             overwrite=True,
         )
+    if files.mask is not None and tomogram.mask is not None:
+        voxel_size = tomogram.voxel_size * tomogram.shape[0] / tomogram.mask.shape[0]
+        write_volume(files.mask, tomogram.mask, voxel_size=voxel_size, overwrite=True)
     # The picture shows the tomogram as it is, not as it was scored.
     radius = voxel_radius(checkpoint.description.config.radius_angstrom, tomogram.voxel_size)
     figure = slice_figure(

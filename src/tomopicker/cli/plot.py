@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 def plot(
-    tomogram: Annotated[Path, typer.Argument(help="The tomogram to draw (MRC).")],
+    tomogram: Annotated[Path, typer.Argument(help="The tomogram to draw.")],
     picks: Annotated[
         list[Path], typer.Option(help="A file of picks; repeat for more, one colour each.")
     ],

@@ -9,8 +9,9 @@ import re
 import signal
 import sys
 import time
+from collections import Counter
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Self, TextIO
 
 from rich.console import Console
@@ -33,8 +34,12 @@ if TYPE_CHECKING:
     from types import TracebackType
 
     from tomopicker.config import Config
+    from tomopicker.io.tomograms import Source
     from tomopicker.training import Epoch
-    from tomopicker.types import Particles, Tomogram
+    from tomopicker.types import Particles, Tomogram, Volume
+
+AUTOMATIC = "auto"
+"""What stands in place of a file or folder of masks."""
 
 console = Console(stderr=True, highlight=False, markup=False)
 """Messages and progress; standard output is for results."""
@@ -213,17 +218,104 @@ class Run:
 
 
 def read_labelled(
-    paths: Sequence[Path], picks: Path, *, voxel_size: float | None, skip_unmatched: bool
+    places: Sequence[Path], picks: Path, *, voxel_size: float | None, skip_unmatched: bool
 ) -> list[tuple[Tomogram, Particles]]:
-    """Read tomograms with the picks of each, checked to lie inside."""
-    from tomopicker.io.particles import check_inside, read_picks_for
-    from tomopicker.io.tomograms import read_tomogram
+    """Read tomograms with the picks of each, checked to lie inside.
 
-    tomograms = [read_tomogram(path, voxel_size=voxel_size) for path in paths]
-    tables = read_picks_for(picks, tomograms, skip_unmatched=skip_unmatched)
-    for tomogram, table in zip(tomograms, tables, strict=True):
+    Of a list, a folder or a project, only tomograms that have picks are kept; every one that was
+    named by itself must have some.
+    """
+    from tomopicker.io.particles import check_inside, read_picks_for
+
+    sources = named_tomograms(places)
+    are_listed = all(source.listed is not None for source in sources)
+    tomograms: list[Tomogram] = []
+    broken: list[str] = []
+    for source in sources:
+        try:
+            tomograms.append(source.open(voxel_size=voxel_size))
+        except InputError as error:
+            # Few of a project's tomograms have picks: another that is missing does not matter.
+            if not are_listed:
+                raise
+            broken.append(str(error))
+    if not tomograms:
+        raise InputError(broken[0])
+    try:
+        tables = read_picks_for(
+            picks, tomograms, skip_unmatched=skip_unmatched, allow_none=are_listed
+        )
+    except InputError as error:
+        if broken:
+            raise InputError(
+                f"{error} ({len(broken)} of {len(sources)} tomograms could not be opened; the "
+                f"first: {broken[0]})"
+            ) from error
+        raise
+    labelled = [pair for pair in zip(tomograms, tables, strict=True) if len(pair[1])]
+    for tomogram, table in labelled:
         check_inside(table, tomogram.shape, picks)
-    return list(zip(tomograms, tables, strict=True))
+    if len(labelled) < len(sources):
+        names = ", ".join(tomogram.name for tomogram, _ in labelled[:5])
+        more = f" and {len(labelled) - 5} more" if len(labelled) > 5 else ""
+        console.print(
+            f"{len(labelled)} of {len(sources)} tomograms have picks: {names}{more}",
+            soft_wrap=True,
+        )
+    return labelled
+
+
+def masks_of(place: Path | None, names: Sequence[str]) -> dict[str, Path] | None:
+    """Find the masks that `--mask` names; None for an automatic one, or none at all."""
+    from tomopicker.io.tomograms import find_masks
+
+    return None if place is None or str(place) == AUTOMATIC else find_masks(place, names)
+
+
+def masked(
+    tomogram: Tomogram,
+    place: Path | None,
+    masks: dict[str, Path] | None,
+    *,
+    radius_angstrom: float,
+    particles: Particles | None = None,
+) -> Tomogram:
+    """Give a tomogram its mask, and say how much of it that leaves."""
+    import numpy as np
+
+    from tomopicker.io.tomograms import read_mask
+    from tomopicker.mask import automatic_mask, kept_share, within
+    from tomopicker.rescale import level_for
+
+    if place is None:
+        return tomogram
+    if masks is None:
+        # Of a file with several levels one that is not much finer than what it looks at.
+        level = level_for(tomogram, radius_angstrom / 3)
+        mask: Volume = automatic_mask(level.data, radius_angstrom / level.voxel_size)
+    else:
+        mask = read_mask(masks[tomogram.name], tomogram)
+    text = f"{tomogram.name}: the mask leaves {100 * kept_share(mask):.0f} % of the volume"
+    if particles is not None:
+        voxels = np.rint(particles.voxels).astype(int).clip(0, np.array(tomogram.shape) - 1)
+        outside = int((~within(mask, tomogram.shape)[tuple(voxels.T)]).sum())
+        if outside:
+            text += (
+                f"; {outside} of {len(particles)} picks are outside, and learned from all the same"
+            )
+    console.print(text, soft_wrap=True)
+    return replace(tomogram, mask=mask)
+
+
+def named_tomograms(places: Sequence[Path]) -> list[Source]:
+    """Find the tomograms that are meant, and say what is taken where a list leaves a choice."""
+    from tomopicker.io.tomograms import find_tomograms
+
+    sources = find_tomograms(places)
+    counts = Counter((source.listed, source.kind) for source in sources if source.kind)
+    for (listed, kind), count in counts.items():
+        console.print(f"{listed}: {count} tomograms, {kind}", soft_wrap=True)
+    return sources
 
 
 def rescaling(tomogram: Tomogram, config: Config, voxel_size: float) -> str | None:
@@ -234,15 +326,17 @@ def rescaling(tomogram: Tomogram, config: Config, voxel_size: float) -> str | No
     InputError
         When it cannot be.
     """
-    from tomopicker.rescale import rescaled_voxel_size
+    from tomopicker.rescale import level_for, rescaled_voxel_size
 
     if config.preprocessing.working_radius is None:
         return None
     if rescaled_voxel_size(tomogram, voxel_size) == tomogram.voxel_size:
         return None
+    level = level_for(tomogram, voxel_size).voxel_size
+    read = "" if level == tomogram.voxel_size else f" (from the file's level of {level:g} Å)"
     return (
-        f"{tomogram.name}: {tomogram.voxel_size:g} Å voxels brought to {voxel_size:.3g} Å, at "
-        f"which the particle's radius is {config.radius_angstrom / voxel_size:.2g} voxels"
+        f"{tomogram.name}: {tomogram.voxel_size:g} Å voxels brought to {voxel_size:.3g} Å{read}, "
+        f"at which the particle's radius is {config.radius_angstrom / voxel_size:.2g} voxels"
     )
 
 

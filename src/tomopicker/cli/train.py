@@ -19,6 +19,7 @@ if TYPE_CHECKING:
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.cli.run import Run
     from tomopicker.task import Task
+    from tomopicker.types import Particles, Tomogram
 
 
 class Preset(enum.StrEnum):
@@ -39,7 +40,11 @@ class ObjectiveChoice(enum.StrEnum):
 
 def train(
     tomograms: Annotated[
-        list[Path], typer.Argument(help="Tomograms to learn from (MRC).", show_default=False)
+        list[Path],
+        typer.Argument(
+            help="Tomograms to learn from: files, a folder, a tomograms.star, a project.",
+            show_default=False,
+        ),
     ],
     picks: Annotated[
         Path,
@@ -70,6 +75,13 @@ def train(
         typer.Option(help="Tomogram to validate on; else some picks are held out."),
     ] = None,
     val_picks: Annotated[Path | None, typer.Option(help="Its clicked particles.")] = None,
+    mask: Annotated[
+        Path | None,
+        typer.Option(
+            help="Where particles may be: a volume, a folder with one per tomogram, or auto.",
+            show_default=False,
+        ),
+    ] = None,
     preset: Annotated[Preset, typer.Option(help="Our best, or the paper.")] = Preset.default,
     objective: Annotated[
         ObjectiveChoice | None,
@@ -96,12 +108,21 @@ def train(
 ) -> None:
     """Learn to find a particle from a few clicked ones."""
     from tomopicker import parallel
-    from tomopicker.cli.run import Run, choose_device, read_labelled, rescaling
+    from tomopicker.cli.run import (
+        Run,
+        choose_device,
+        console,
+        masked,
+        masks_of,
+        read_labelled,
+        rescaling,
+    )
     from tomopicker.config import preset as make_config
     from tomopicker.task import prepare
 
     parallel.join()
     is_first = parallel.number() == 0
+    console.quiet = not is_first
     with parallel.failing_together():
         if is_first:
             Run.check_out(out, resume=resume)
@@ -114,9 +135,17 @@ def train(
         )
         validation = None
         if val_tomogram is not None and val_picks is not None:
-            (validation,) = read_labelled(
+            found = read_labelled(
                 [val_tomogram], val_picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
             )
+            if len(found) > 1:
+                raise InputError(
+                    f"--val-tomogram {val_tomogram}: {len(found)} tomograms there have picks; "
+                    "name one"
+                )
+            (validation,) = found
+        everyone = [tomogram.name for tomogram, _ in filter(None, (*labelled, validation))]
+        masks = masks_of(mask, everyone)
         size = labelled[0][0].voxel_size
         overrides: dict[str, object] = {"training.seed": seed, **_parse_settings(settings or [])}
         if epochs is not None:
@@ -136,6 +165,14 @@ def train(
                 f"windows: give torchrun --nproc-per-node {config.training.batch} at most, or "
                 "larger batches with --set training.batch=N"
             )
+
+        def give_mask(tomogram: Tomogram, particles: Particles) -> tuple[Tomogram, Particles]:
+            angstrom = config.radius_angstrom
+            with_mask = masked(tomogram, mask, masks, radius_angstrom=angstrom, particles=particles)
+            return with_mask, particles
+
+        labelled = [give_mask(*pair) for pair in labelled]
+        validation = validation and give_mask(*validation)
         task = prepare(config, labelled, validation)
         run = Run.create(out, config) if is_first and not resume else Run.resume(out)
         start = _last_epoch(run) if resume else None

@@ -6,6 +6,7 @@ from tomopicker.report.curves import (
     score_figure,
     training_figure,
 )
+from tomopicker.report.fits import fit_figure
 from tomopicker.report.save import check_writable, save_figure
 from tomopicker.report.slices import TRUTH_COLOUR, PickList, SliceAxis, densest_slice, slice_figure
 
@@ -16,6 +17,7 @@ __all__ = [
     "check_writable",
     "contact_sheet",
     "densest_slice",
+    "fit_figure",
     "precision_recall_figure",
     "save_figure",
     "score_figure",

@@ -9,13 +9,14 @@ from pathlib import Path
 import numpy as np
 
 from tomopicker.errors import InputError, UnknownVoxelSizeError
+from tomopicker.io.names import match_names, tomogram_name
 from tomopicker.io.particles.formats import FORMATS, check_format, place_of, read_in, recognise
 from tomopicker.io.particles.formats import write_in as write_list
 from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.relion5 import centre
 from tomopicker.io.particles.relion_project import read_tomogram_frames
 from tomopicker.io.particles.rows import listed
-from tomopicker.io.tomograms import SUFFIXES, match_names, read_tomogram, tomogram_name
+from tomopicker.io.tomograms import SUFFIXES, read_tomogram
 from tomopicker.types import Particles
 
 

@@ -9,11 +9,11 @@ from typing import Any
 import numpy as np
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import series_name
 from tomopicker.io.particles.angles import are_rotations
 from tomopicker.io.particles.frame import Frame
 from tomopicker.io.particles.head import Head
 from tomopicker.io.particles.json import a_list, a_number, an_object, read_json, write_json
-from tomopicker.io.tomograms import series_name
 from tomopicker.types import Particles
 
 USER, SESSION, OBJECT = "tomopicker", "1", "particle"

@@ -7,11 +7,11 @@ from pathlib import Path
 import numpy as np
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import tomogram_name
 from tomopicker.io.particles.angles import from_dynamo, to_dynamo
 from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.head import Head
 from tomopicker.io.particles.rows import check_names, number, read_rows, read_text, write_lines
-from tomopicker.io.tomograms import tomogram_name
 from tomopicker.types import Floats, Particles
 
 COLUMNS = 42

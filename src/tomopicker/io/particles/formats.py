@@ -11,6 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import series_name
 from tomopicker.io.particles.cbox import is_cbox, read_cbox, write_cbox
 from tomopicker.io.particles.chimerax import is_chimerax, write_chimerax
 from tomopicker.io.particles.coords import is_coords, read_coords, write_coords
@@ -42,7 +43,6 @@ from tomopicker.io.particles.relion5 import is_relion5, read_relion5, write_reli
 from tomopicker.io.particles.rows import listed
 from tomopicker.io.particles.tom import is_tom, read_tom, write_tom
 from tomopicker.io.particles.topaz import is_topaz, read_topaz, write_topaz
-from tomopicker.io.tomograms import series_name
 from tomopicker.types import Particles, Shape
 
 

@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import match_names
 from tomopicker.io.particles.formats import SUFFIXES, read_particles
 from tomopicker.io.particles.relion_project import NOT_LISTS
 from tomopicker.io.particles.rows import listed
-from tomopicker.io.tomograms import match_names
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
 if TYPE_CHECKING:
@@ -25,7 +25,11 @@ ORDERS = ("xyz", "zyx", "yxz", "xzy", "yzx", "zxy")
 
 
 def read_picks_for(
-    path: Path | str, tomograms: Sequence[Tomogram], *, skip_unmatched: bool = False
+    path: Path | str,
+    tomograms: Sequence[Tomogram],
+    *,
+    skip_unmatched: bool = False,
+    allow_none: bool = False,
 ) -> list[Particles]:
     """Read the picks of each tomogram, from one file or from a folder of files.
 
@@ -38,28 +42,41 @@ def read_picks_for(
         The tomograms, whose voxel sizes and shapes the picks are read with.
     skip_unmatched
         Whether picks in other tomograms are left out instead of refused.
+    allow_none
+        Whether a tomogram may have no picks, as most of a project's; its table is empty then. A
+        file that names no tomogram is of the one that is called as the file is.
 
     Raises
     ------
     InputError
-        When a tomogram has no picks, or picks have no tomogram.
+        When a tomogram has no picks, none at all has any, or picks have no tomogram.
     """
     path = Path(path)
     names = [tomogram.name for tomogram in tomograms]
-    files = _file_of_each(path, names) if path.is_dir() else dict.fromkeys(names, path)
+    if path.is_dir():
+        files = _file_of_each(path, names, allow_none=allow_none)
+    else:
+        files = dict.fromkeys(names, path)
     picks = []
     tables: dict[tuple[Path, float, Shape], dict[str, Particles]] = {}
     for tomogram in tomograms:
+        if tomogram.name not in files:
+            picks.append(Particles(positions=np.empty((0, 3)), voxel_size=tomogram.voxel_size))
+            continue
         file = files[tomogram.name]
         key = (file, tomogram.voxel_size, tomogram.shape)
         if key not in tables:
             table = read_particles(file, voxel_size=tomogram.voxel_size, shape=tomogram.shape)
             if not len(table):
                 raise InputError(f"{file}: has a header but no picks; give at least one pick")
-            sharing = [name for name in names if files[name] == file]
-            parts = by_tomogram(table, sharing, file, skip_unmatched=skip_unmatched)
+            sharing = [name for name in names if files.get(name) == file]
+            parts = by_tomogram(
+                table, sharing, file, skip_unmatched=skip_unmatched, allow_none=allow_none
+            )
             tables[key] = dict(zip(sharing, parts, strict=True))
         picks.append(tables[key][tomogram.name])
+    if not any(len(part) for part in picks):
+        raise InputError(f"{path}: has no picks in {listed(names)}; check the names in it")
     return picks
 
 
@@ -95,7 +112,12 @@ def list_files(folder: Path) -> dict[str, Path]:
 
 
 def by_tomogram(
-    particles: Particles, names: Sequence[str], source: Path, *, skip_unmatched: bool = False
+    particles: Particles,
+    names: Sequence[str],
+    source: Path,
+    *,
+    skip_unmatched: bool = False,
+    allow_none: bool = False,
 ) -> list[Particles]:
     """Distribute one table over tomograms, by the names in it (see `match_names`).
 
@@ -109,6 +131,8 @@ def by_tomogram(
         The file to name in errors.
     skip_unmatched
         Whether picks in other tomograms are left out instead of refused.
+    allow_none
+        See `read_picks_for`.
 
     Returns
     -------
@@ -124,9 +148,11 @@ def by_tomogram(
     if len(set(names)) < len(names):
         double = next(name for name in names if names.count(name) > 1)
         raise InputError(f"{source}: two tomograms are called {double}; rename one of them")
+    if not particles.tomograms and len(names) == 1:
+        return [replace(particles, tomograms=tuple(names) * len(particles))]
+    if not particles.tomograms and allow_none and match_names([source.stem], names):
+        particles = replace(particles, tomograms=(source.stem,) * len(particles))
     if not particles.tomograms:
-        if len(names) == 1:
-            return [replace(particles, tomograms=tuple(names) * len(particles))]
         raise InputError(
             f"{source}: does not say which of the {len(names)} tomograms its picks are in; add a "
             "column tomogram, or give a folder with one file per tomogram"
@@ -145,7 +171,7 @@ def by_tomogram(
     parts = []
     for name in names:
         part = particles.select(owners == name)
-        if not len(part):
+        if not len(part) and not allow_none:
             raise InputError(
                 f"{source}: has no picks in {name}, only in "
                 f"{listed(list(dict.fromkeys(particles.tomograms)))}; leave that tomogram out"
@@ -209,7 +235,7 @@ def _inside(columns: Floats, order: str, sizes: dict[str, int]) -> NDArray[np.bo
     return (columns >= -0.5) & (columns <= limits - 0.5)
 
 
-def _file_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
+def _file_of_each(folder: Path, names: Sequence[str], *, allow_none: bool) -> dict[str, Path]:
     """Find the file of each tomogram in a folder."""
     files = list_files(folder)
     try:
@@ -217,9 +243,9 @@ def _file_of_each(folder: Path, names: Sequence[str]) -> dict[str, Path]:
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     missing = [name for name in names if name not in matched]
-    if missing:
+    if missing and not (allow_none and matched):
         raise InputError(
             f"{folder}: has no picks for {listed(missing)}, only {listed(sorted(files))}; "
             "name the files as the tomograms are named"
         )
-    return {name: files[matched[name]] for name in names}
+    return {name: files[match] for name, match in matched.items()}

@@ -7,9 +7,9 @@ from pathlib import Path
 import pandas as pd
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import series_name
 from tomopicker.io.particles import star
 from tomopicker.io.particles.frame import Frame
-from tomopicker.io.tomograms import series_name
 
 IMPORT_LIST, OPTIMISATION_SET = "import_coords.star", "optimisation_set.star"
 NOT_LISTS = (IMPORT_LIST, OPTIMISATION_SET)

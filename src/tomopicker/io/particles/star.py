@@ -11,9 +11,9 @@ import pandas as pd
 import starfile
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import series_name
 from tomopicker.io.particles.angles import from_relion, to_relion
 from tomopicker.io.particles.rows import check_names, cut, is_plain, listed, read_text
-from tomopicker.io.tomograms import series_name
 from tomopicker.io.whole import whole_file
 from tomopicker.types import Floats, Particles
 

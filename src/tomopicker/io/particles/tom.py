@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import series_name
 from tomopicker.io.particles.angles import from_tom, to_tom
 from tomopicker.io.particles.dynamo import tomogram_names
 from tomopicker.io.particles.frame import Frame
 from tomopicker.io.particles.head import Head
-from tomopicker.io.tomograms import series_name
 from tomopicker.io.whole import whole_file
 from tomopicker.types import Particles
 

@@ -1,30 +1,25 @@
-"""Volumes in and out: MRC files, memory-mapped, and the names that link them to their particles."""
+"""MRC volumes in and out, memory-mapped."""
 
 from __future__ import annotations
 
 import math
-import re
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
 import mrcfile
 import numpy as np
 
 from tomopicker.errors import InputError, UnknownVoxelSizeError
+from tomopicker.io.names import tomogram_name
 from tomopicker.io.whole import whole_file
-from tomopicker.types import Shape, Tomogram, Volume
+from tomopicker.types import Tomogram, Volume
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
-
     from numpy.typing import NDArray
 
-SUFFIXES = (".mrc", ".rec", ".map", ".st")
-"""How the names of volumes end; what a file is, its content decides."""
 
-
-def read_tomogram(path: Path | str, *, voxel_size: float | None = None) -> Tomogram:
+def read_mrc(path: Path, voxel_size: float | None = None) -> Tomogram:
     """Open an MRC volume, read-only and memory-mapped.
 
     Modes 0 (signed or, as IMOD marks it, unsigned bytes), 1, 2, 6 and 12 are read; headers are
@@ -51,9 +46,6 @@ def read_tomogram(path: Path | str, *, voxel_size: float | None = None) -> Tomog
     InputError
         When the file is missing, truncated, compressed, not MRC, or not one real-valued volume.
     """
-    path = Path(path)
-    if voxel_size is not None and not (math.isfinite(voxel_size) and voxel_size > 0):
-        raise InputError(f"--voxel-size must be a positive number of ångström, got {voxel_size:g}")
     _check_is_mrc(path)
     header, data = _open(path)
     if voxel_size is None:
@@ -95,101 +87,11 @@ def write_volume(
         mrc.voxel_size = voxel_size
 
 
-def thickness_axis(shape: Shape) -> Literal["z", "y", "x"]:
-    """Name the axis along which a volume is thinnest, z when several are.
-
-    A tomogram is thin along z; one that is thin along y was probably not rotated after its
-    reconstruction (IMOD: `trimvol -rx`).
-
-    >>> thickness_axis((500, 1000, 1000)), thickness_axis((1000, 300, 1000))
-    ('z', 'y')
-    """
-    axes: tuple[Literal["z"], Literal["y"], Literal["x"]] = ("z", "y", "x")
-    return axes[int(np.argmin(shape))]
-
-
-def tomogram_name(path: Path | str) -> str:
-    """Give the file's name without its folder and the suffix of a volume.
-
-    >>> tomogram_name("a/TS_01_10.00Apx.mrc"), tomogram_name("TS_01_10.00Apx")
-    ('TS_01_10.00Apx', 'TS_01_10.00Apx')
-    """
-    name = Path(path).name
-    stem, suffix = Path(name).stem, Path(name).suffix
-    return stem if suffix.lower() in SUFFIXES else name
-
-
-def series_name(name: str) -> str:
-    """Derive the tilt series' name from a tomogram's, or from what a particle list calls it.
-
-    RELION calls the tomogram of TS_01 `rec_TS_01.mrc`, Warp calls it `TS_01_10.00Apx.mrc` and
-    its tilt series `TS_01.tomostar`.
-
-    >>> series_name("tomograms/rec_TS_01.mrc"), series_name("TS_01_10.00Apx.mrc")
-    ('TS_01', 'TS_01')
-    """
-    stem = tomogram_name(name.replace("\\", "/").rstrip("/")).removesuffix(".tomostar")
-    return re.sub(r"_\d+(\.\d+)?Apx$", "", stem.removeprefix("rec_")) or stem
-
-
-def plain_name(name: str) -> str:
-    """Reduce a name to what the names of one tomogram have in common in different programs.
-
-    >>> plain_name("rec_TS_01.mrc") == plain_name("ts_01_10.00Apx")
-    True
-    """
-    return series_name(name).lower()
-
-
-def match_names(wanted: Sequence[str], available: Sequence[str]) -> dict[str, str]:
-    """Find each wanted name among the available ones.
-
-    The same name first, then the same `plain_name`; last a bare number, as the TomoPicker
-    authors' lists name tomograms, is the number a name ends with.
-
-    Returns
-    -------
-    dict
-        From the wanted names that were found to the available ones.
-
-    Raises
-    ------
-    InputError
-        When a wanted name could be several of the available ones.
-
-    Examples
-    --------
-    >>> match_names(["TS_01.tomostar", "TS_02"], ["rec_TS_01", "TS_010"])
-    {'TS_01.tomostar': 'rec_TS_01'}
-    """
-    found = {}
-    for name in dict.fromkeys(wanted):
-        for same in (str.__eq__, _same_plain_name, _same_number):
-            hits = [other for other in available if same(name, other)]
-            if len(hits) > 1:
-                raise InputError(
-                    f"{name} could be any of {', '.join(hits)}; give one of them, or rename them"
-                )
-            if hits:
-                found[name] = hits[0]
-                break
-    return found
-
-
 _COMPRESSED = {b"\x1f\x8b": "gunzip", b"BZ": "bunzip2"}
 _MODES = {0: "i1", 1: "i2", 2: "f4", 6: "u2", 12: "f2"}
 _COMPLEX_MODES = (3, 4)
 _IMOD_STAMP = 1146047817
 _IMOD_SIGNED_BYTES = 1
-
-
-def _same_plain_name(name: str, other: str) -> bool:
-    return plain_name(name) == plain_name(other)
-
-
-def _same_number(name: str, other: str) -> bool:
-    number = re.search(r"\d+$", plain_name(other))
-    return name.isdecimal() and number is not None and int(name) == int(number.group())
 
 
 def _check_is_mrc(path: Path) -> None:

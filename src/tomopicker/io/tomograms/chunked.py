@@ -1,0 +1,79 @@
+"""Volumes that are stored in compressed chunks, read slab by slab when they are needed."""
+
+from __future__ import annotations
+
+import math
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from tomopicker.types import Shape
+
+_SLAB_BYTES = 1 << 30
+"""A slab larger than this is not kept; one of 256 planes of 1000 by 1000 floats still is."""
+
+
+class ChunkedVolume:
+    """A ``z y x`` volume that is indexed as an array in memory is.
+
+    Stages read planes one after the other, and a plane of a chunk costs the whole chunk: so the
+    slab of chunks that was read last is kept.
+
+    Parameters
+    ----------
+    source
+        An array of zarr or h5py; axes before the last three have length 1.
+    depth
+        Planes in a chunk.
+    """
+
+    def __init__(self, source: Any, *, depth: int) -> None:
+        self._source = source
+        self._first = (0,) * (source.ndim - 3)
+        self._depth = max(1, depth)
+        self._kept: tuple[int, NDArray[Any]] | None = None
+        self.shape: Shape = tuple(source.shape[-3:])
+        self.ndim = 3
+        self.size = math.prod(self.shape)
+        self.dtype = np.dtype(source.dtype)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, index: Any) -> NDArray[Any]:
+        z, *rest = index if isinstance(index, tuple) else (index,)
+        if isinstance(z, slice):
+            planes = z
+        else:
+            # One beyond the end must be an error: by it a loop over the planes ends.
+            plane = range(len(self))[z]
+            planes = slice(plane, plane + 1)
+        start, stop, step = planes.indices(len(self))
+        number = start // self._depth
+        plane_bytes = self.dtype.itemsize * self.shape[1] * self.shape[2]
+        whole_slab = stop <= (number + 1) * self._depth and step > 0 and stop > start
+        if whole_slab and plane_bytes * self._depth <= _SLAB_BYTES:
+            slab = self._slab(number)
+            first = number * self._depth
+            block = slab[start - first : stop - first : step]
+        else:
+            block = self._read(slice(start, stop, step))
+        return block[(slice(None) if isinstance(z, slice) else 0, *rest)]
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        whole = self._read(slice(None))
+        return whole if dtype is None else whole.astype(dtype)
+
+    def _slab(self, number: int) -> NDArray[Any]:
+        if self._kept is None or self._kept[0] != number:
+            self._kept = (
+                number,
+                self._read(slice(number * self._depth, (number + 1) * self._depth)),
+            )
+        return self._kept[1]
+
+    def _read(self, planes: slice) -> NDArray[Any]:
+        return np.asarray(self._source[(*self._first, planes)])

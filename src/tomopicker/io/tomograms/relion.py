@@ -1,0 +1,83 @@
+"""RELION-5's tomograms.star: the tomograms of a project, with their voxel sizes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from tomopicker.errors import InputError
+from tomopicker.io.particles.star import numbers, read_blocks
+from tomopicker.io.tomograms.source import Source
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+_WHOLE = "rlnTomoReconstructedTomogram"
+_CHOICES = {
+    # What a job added last is what the user gave its list for.
+    "denoised": (f"{_WHOLE}Denoised",),
+    "": (_WHOLE,),
+    "mean of half maps": (f"{_WHOLE}Half1", f"{_WHOLE}Half2"),
+}
+_PIXEL_SIZE, _BINNING = "rlnTomoTiltSeriesPixelSize", "rlnTomoTomogramBinning"
+_NOTHING = {"", "N/A", "None", "none", "nan", "<NA>"}
+
+
+def read_tomogram_list(path: Path) -> list[Source]:
+    """Read which tomograms a RELION-5 project has.
+
+    Of each, the denoised tomogram is taken where the list has one, else the reconstruction, else
+    the mean of its half maps. Rows without any of them are left out.
+
+    Raises
+    ------
+    InputError
+        When the file cannot be read or lists no reconstructed tomogram.
+    """
+    blocks = read_blocks(path)
+    table = next((block for block in blocks.values() if _columns(block)), None)
+    if table is None:
+        raise InputError(f"{path}: {_complaint(list(blocks.values()))}")
+    sizes = None
+    if _PIXEL_SIZE in table and _BINNING in table:
+        sizes = numbers(path, table, _PIXEL_SIZE) * numbers(path, table, _BINNING)
+    sources = []
+    for row, (_, cells) in enumerate(table.iterrows()):
+        for kind, columns in _columns(table).items():
+            files = [str(cells[column]).strip() for column in columns]
+            if not _NOTHING.intersection(files):
+                sources.append(
+                    Source(
+                        name=str(cells["rlnTomoName"]),
+                        paths=tuple(Path(file) for file in files),
+                        listed=path,
+                        # RELION writes 0 or less where it does not know.
+                        voxel_size=sizes[row] if sizes is not None and sizes[row] > 0 else None,
+                        kind=kind,
+                    )
+                )
+                break
+    if not sources:
+        raise InputError(f"{path}: {_complaint([table])}")
+    return sources
+
+
+def _columns(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Which of `_CHOICES` a table has, the preferred first; none without names."""
+    if "rlnTomoName" not in table:
+        return {}
+    return {
+        kind: columns for kind, columns in _CHOICES.items() if set(columns) <= set(table.columns)
+    }
+
+
+def _complaint(tables: list[pd.DataFrame]) -> str:
+    columns = {str(column) for table in tables for column in table.columns}
+    if any("Coordinate" in column for column in columns):
+        return "is a list of particles, not of tomograms; give it with --picks"
+    if "rlnTomoTiltSeriesStarFile" in columns:
+        return (
+            f"lists tilt series without tomograms (no {_WHOLE}); give the tomograms.star of the "
+            "job that reconstructed them"
+        )
+    return f"lists no tomograms (no {_WHOLE}); give the tomograms.star of a RELION-5 project"
