@@ -275,6 +275,7 @@ def test_training_and_picking_take_a_relion_project_as_it_is(
     assert {path.name for path in (tmp_path / "out" / "relion5").iterdir()} == {
         "TS_01.star",
         "TS_02.star",
+        "import_coords.star",
     }
     assert "TS_02" in (tmp_path / "out/relion5/TS_02.star").read_text()
     # Clicks in the tomogram that is missing are not lost without a word.
