@@ -155,6 +155,24 @@ def test_a_calibrated_run_tells_probabilities_and_what_other_lists_there_could_b
     assert len(rows_of(tmp_path / "sim_0002.csv")) == twenty
 
 
+@pytest.mark.parametrize("cut", [("--count", 7), ("--fdr", 0.98), ("--threshold", -3)])
+def test_beside_a_list_are_its_candidates_twice_as_many_and_fifty(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path, cut: tuple[str, float]
+) -> None:
+    pick = ("pick", trained, simulated / "sim_0002.mrc", "--format", "csv")
+    assert tomopicker(*pick, *cut, "--out", tmp_path / "short").code == 0
+    listed = rows_of(tmp_path / "short" / "sim_0002.csv")
+    candidates = rows_of(tmp_path / "short" / "sim_0002_candidates.csv")
+    assert tomopicker(*pick, "--count", 10_000, "--out", tmp_path / "all").code == 0
+    everything = rows_of(tmp_path / "all" / "sim_0002.csv")
+    assert len(candidates) == min(2 * len(listed) + 50, len(everything))
+    assert [row.pop("picked") for row in candidates] == ["1"] * len(listed) + ["0"] * (
+        len(candidates) - len(listed)
+    )
+    assert candidates == everything[: len(candidates)]
+    assert candidates[: len(listed)] == listed
+
+
 def test_the_shipped_weights_are_trained_and_picked_with(
     tomopicker: Command, simulated: Path, tmp_path: Path
 ) -> None:
@@ -222,6 +240,7 @@ def test_several_tomograms_are_picked_with_the_checkpoint_file_in_the_formats_as
     assert found == {
         *("sim_0001.csv", "sim_0001.png", "sim_0001_scores.mrc", "coords/sim_0001.coords"),
         *("sim_0002.csv", "sim_0002.png", "sim_0002_scores.mrc", "coords/sim_0002.coords"),
+        *("sim_0001_candidates.csv", "sim_0002_candidates.csv"),
     }
     assert read_tomogram(out / "sim_0001_scores.mrc").shape == (32, 64, 64)
 

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 RATES = (0.05, 0.1, 0.2)
 """False-discovery rates at which the length of a list is told, to show how much hangs on it."""
 
+_MORE_CANDIDATES = 50
+
 _VOXEL_SIZE_TOLERANCE = 0.02
 """A particle 2 % larger or smaller is still the same particle to the network."""
 
@@ -56,6 +58,8 @@ class Picked:
 
     particles: Particles
     """Best first; scores are logits, with probabilities if the model was calibrated."""
+    candidates: Particles
+    """The particles, and the peaks that follow them: twice as many and 50, where there are."""
     threshold: float | None
     """Score of the last pick; None without picks."""
     estimated: Count | None
@@ -239,10 +243,16 @@ def pick(
         peaks = candidates.best(judged.length_at(cut.fdr))
     else:
         peaks = find_peaks(scores, radius=spacing, count=length, threshold=floor)
+    count = len(peaks)
+    most = 2 * count + _MORE_CANDIDATES
+    if judged is None or len(candidates) < most:
+        candidates = find_peaks(scores, radius=spacing, count=most)
+    # Peaks are taken best first, so a list is the beginning of every longer one.
+    peaks = candidates.best(most)
     centres = _centres(scores, peaks, config, radius)
     # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
     centres = centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
-    particles = Particles.from_voxels(
+    table = Particles.from_voxels(
         np.minimum(centres, np.array(tomogram.shape) - 0.5),
         voxel_size=tomogram.voxel_size,
         scores=peaks.scores,
@@ -250,8 +260,9 @@ def pick(
         tomograms=[tomogram.name] * len(peaks),
     )
     return Picked(
-        particles=particles,
-        threshold=float(peaks.scores[-1]) if len(peaks) else None,
+        particles=table.select(np.arange(count)),
+        candidates=table,
+        threshold=float(peaks.scores[count - 1]) if count else None,
         estimated=None if judged is None else judged.count,
         lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
     )

@@ -123,6 +123,12 @@ class _Outputs:
         return self.out / f"{self.name}.csv"
 
     @property
+    def candidates(self) -> Path:
+        from tomopicker.io.candidates import candidates_path
+
+        return candidates_path(self.out, self.name)
+
+    @property
     def picture(self) -> Path:
         return self.out / f"{self.name}.png"
 
@@ -143,7 +149,7 @@ class _Outputs:
 
     def paths(self, *, scores: bool) -> list[Path]:
         """All of them."""
-        some = [self.csv, self.picture, *self.others.values()]
+        some = [self.csv, self.candidates, self.picture, *self.others.values()]
         return [*some, self.scores] if scores else some
 
 
@@ -208,6 +214,7 @@ def _write(
     import numpy as np
 
     from tomopicker.inference import scored_voxel_size
+    from tomopicker.io.candidates import Candidates, write_candidates
     from tomopicker.io.particles import write_particles
     from tomopicker.io.tomograms import write_volume
     from tomopicker.labels import voxel_radius
@@ -237,6 +244,10 @@ def _write(
         title=tomogram.name,
     )
     save_figure(figure, files.picture, force=True)
+    among = np.arange(len(picked.candidates)) < len(picked.particles)
+    write_candidates(
+        files.candidates, Candidates(particles=picked.candidates, picked=among), overwrite=True
+    )
     write_particles(
         files.csv,
         replace(picked.particles, tomograms=()),
