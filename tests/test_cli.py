@@ -100,14 +100,14 @@ def test_a_simulation_holds_as_many_particles_as_asked(simulated: Path) -> None:
 def test_a_run_folder_holds_settings_log_checkpoints_metrics_and_their_plot(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         *("config.json", "log.txt", "best.safetensors", "last.safetensors"),
-        *("metrics.csv", "training.png"),
+        *("metrics.csv", "training.png", "clicks"),
     }
     settings = json.loads((trained / "config.json").read_text())
     assert settings["preset"] == "default"
     assert settings["network"]["channels"] == [4, 8]
     assert [row["epoch"] for row in rows_of(trained / "metrics.csv")] == ["1"]
     # Colleagues may read the checkpoint as they may read the other files.
-    modes = {path.stat().st_mode & 0o777 for path in trained.iterdir()}
+    modes = {path.stat().st_mode & 0o777 for path in trained.iterdir() if path.is_file()}
     assert len(modes) == 1
 
 
@@ -240,7 +240,7 @@ def test_several_tomograms_are_picked_with_the_checkpoint_file_in_the_formats_as
     assert found == {
         *("sim_0001.csv", "sim_0001.png", "sim_0001_scores.mrc", "coords/sim_0001.coords"),
         *("sim_0002.csv", "sim_0002.png", "sim_0002_scores.mrc", "coords/sim_0002.coords"),
-        *("sim_0001_candidates.csv", "sim_0002_candidates.csv"),
+        *("sim_0001_candidates.csv", "sim_0002_candidates.csv", "sim_0001.json", "sim_0002.json"),
     }
     assert read_tomogram(out / "sim_0001_scores.mrc").shape == (32, 64, 64)
 

@@ -103,6 +103,35 @@ class LabelledScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreHistogram:
+    """How many peaks there are at every score, and how many the fit has there."""
+
+    edges: Floats
+    """(k + 1,) scores between the bins, rising."""
+    counts: NDArray[np.int64]
+    """(k,) peaks."""
+    particles: Floats
+    """(k,) particles that the fit expects among them."""
+    others: Floats
+    """(k,) other peaks that it expects."""
+    training: Floats
+    """(k,) peaks of both kinds, were they distributed as in the labelled tomograms."""
+
+    @property
+    def unlike_training(self) -> float:
+        """Share of the peaks that would have to have another score to be as in training.
+
+        >>> one, two = np.array([1, 0]), np.array([1.0, 1.0])
+        >>> ScoreHistogram(
+        ...     edges=np.arange(3.0), counts=one, particles=two, others=two, training=two
+        ... ).unlike_training
+        0.5
+        """
+        shares = self.counts / self.counts.sum() - self.training / self.training.sum()
+        return float(np.abs(shares).sum() / 2)
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """What is known of a tomogram's peaks."""
 
@@ -110,6 +139,8 @@ class Judged:
     """(n,) probability that each peak is a particle, best first, never rising."""
     count: Count
     """Particles in the tomogram."""
+    histogram: ScoreHistogram | None = None
+    """What it was judged by; None where there was nothing to judge by."""
 
     @property
     def best_length(self) -> int:
@@ -304,21 +335,38 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
     missed = calibration.labelled / len(labelled)
     estimate = float(chances.sum()) * missed
     spread = math.exp(1.96 * _deviation(cost, best, 3))
+    others, particles = rates(centres, best)
+    others_there, particles_there = rates(centres, expected)
+    floor, unit = _units(scores)
+    edges = floor + unit * width * np.arange(len(counts) + 1, dtype=np.float64)
     return Judged(
         chances=chances,
         count=Count(estimate=estimate, low=estimate / spread, high=estimate * spread),
+        histogram=ScoreHistogram(
+            edges=edges,
+            counts=counts,
+            particles=particles * width,
+            others=others * width,
+            training=(others_there + particles_there) * width,
+        ),
     )
 
 
 def _standard(scores: Floats, candidates: Floats) -> Floats:
     """z of scores, in units of the candidates' scores, which are in descending order."""
+    floor, unit = _units(candidates)
+    # Where most are nearly alike, one that is not would be at infinity.
+    z: Floats = np.clip((scores - floor) / unit, 0.0, _FARTHEST)
+    return z
+
+
+def _units(candidates: Floats) -> tuple[float, float]:
+    """Score at which z is 0, and the difference of scores by which it grows by 1."""
     floor = float(candidates[-1])
     unit = float(candidates[len(candidates) // _UNIT_SHARE]) - floor
     if not unit > 0:  # all alike
         unit = max(float(candidates[0]) - floor, 1.0)
-    # Where most are nearly alike, one that is not would be at infinity.
-    z: Floats = np.clip((scores - floor) / unit, 0.0, _FARTHEST)
-    return z
+    return floor, unit
 
 
 def _location(labelled: Floats) -> tuple[float, float]:

@@ -11,7 +11,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from tomopicker.augment import FLIPS
-from tomopicker.calibrate import Count, Judged, judge, most_candidates
+from tomopicker.calibrate import Count, Judged, ScoreHistogram, judge, most_candidates
 from tomopicker.checkpoint import check_weights
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
@@ -66,6 +66,8 @@ class Picked:
     """Number of particles in the tomogram, if the model was calibrated."""
     lengths: dict[float, int] = field(default_factory=dict)
     """Number of picks at each of `RATES`, if the model was calibrated."""
+    histogram: ScoreHistogram | None = None
+    """Of all the peaks that the probabilities come from, if the model was calibrated."""
 
 
 def score_tiles(
@@ -265,6 +267,7 @@ def pick(
         threshold=float(peaks.scores[count - 1]) if count else None,
         estimated=None if judged is None else judged.count,
         lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
+        histogram=None if judged is None else judged.histogram,
     )
 
 

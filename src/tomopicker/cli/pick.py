@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -20,6 +23,7 @@ if TYPE_CHECKING:
     from tomopicker.calibrate import Count
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.inference import Cut, Picked
+    from tomopicker.io.record import Record
     from tomopicker.types import Tomogram
 
 
@@ -94,7 +98,9 @@ def pick(
             note = rescaling(tomogram, description.config, description.voxel_size)
             if note is not None:
                 console.print(note, soft_wrap=True)
+            started = time.monotonic()
             volume, picked = _pick_one(tomogram, checkpoint, network, cut, device)
+            record = _record(tomogram, picked, checkpoint, cut, time.monotonic() - started, device)
         except InputError as error:
             if len(tomograms) == 1:
                 raise
@@ -102,7 +108,7 @@ def pick(
             failures.append(str(error))
             console.print(f"Left out: {error}", soft_wrap=True)
             continue
-        _write(files, tomogram, picked, checkpoint, volume if scores else None)
+        _write(files, tomogram, picked, record, checkpoint, volume if scores else None)
         console.print(_summary(tomogram, picked), soft_wrap=True)
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
@@ -129,6 +135,12 @@ class _Outputs:
         return candidates_path(self.out, self.name)
 
     @property
+    def record(self) -> Path:
+        from tomopicker.io.record import record_path
+
+        return record_path(self.out, self.name)
+
+    @property
     def picture(self) -> Path:
         return self.out / f"{self.name}.png"
 
@@ -149,7 +161,7 @@ class _Outputs:
 
     def paths(self, *, scores: bool) -> list[Path]:
         """All of them."""
-        some = [self.csv, self.candidates, self.picture, *self.others.values()]
+        some = [self.csv, self.candidates, self.record, self.picture, *self.others.values()]
         return [*some, self.scores] if scores else some
 
 
@@ -203,10 +215,45 @@ def _pick_one(
         return volume, inference.pick(volume, tomogram, checkpoint, cut)
 
 
+def _record(
+    tomogram: Tomogram,
+    picked: Picked,
+    checkpoint: Checkpoint,
+    cut: Cut,
+    seconds: float,
+    device: str,
+) -> Record:
+    """Note how the picks of a tomogram were made."""
+    from tomopicker.inference import scored_voxel_size
+    from tomopicker.io.record import Record, RecordedCount, RecordedCut, RecordedHistogram
+
+    count = picked.estimated
+    return Record(
+        command=shlex.join(["tomopicker", *sys.argv[1:]]),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        seconds=round(seconds, 1),
+        device=device,
+        tomogram=tomogram.name,
+        path=str(tomogram.path or ""),
+        shape=tomogram.shape,
+        voxel_size=tomogram.voxel_size,
+        scored_voxel_size=scored_voxel_size(checkpoint, tomogram),
+        cut=RecordedCut(count=cut.count, threshold=cut.threshold, fdr=cut.fdr),
+        picks=len(picked.particles),
+        threshold=picked.threshold,
+        estimated=None
+        if count is None
+        else RecordedCount(estimate=count.estimate, low=count.low, high=count.high),
+        lengths={f"{rate:g}": length for rate, length in picked.lengths.items()},
+        histogram=None if picked.histogram is None else RecordedHistogram.of(picked.histogram),
+    )
+
+
 def _write(
     files: _Outputs,
     tomogram: Tomogram,
     picked: Picked,
+    record: Record,
     checkpoint: Checkpoint,
     scores: NDArray[np.float32] | None,
 ) -> None:
@@ -216,6 +263,7 @@ def _write(
     from tomopicker.inference import scored_voxel_size
     from tomopicker.io.candidates import Candidates, write_candidates
     from tomopicker.io.particles import write_particles
+    from tomopicker.io.record import write_record
     from tomopicker.io.tomograms import write_volume
     from tomopicker.labels import voxel_radius
     from tomopicker.report import PickList, save_figure, slice_figure
@@ -248,6 +296,7 @@ def _write(
     write_candidates(
         files.candidates, Candidates(particles=picked.candidates, picked=among), overwrite=True
     )
+    write_record(files.record, record, overwrite=True)
     write_particles(
         files.csv,
         replace(picked.particles, tomograms=()),

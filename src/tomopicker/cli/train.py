@@ -124,6 +124,7 @@ def train(
     task = prepare(config, labelled, validation)
     run = Run.resume(out) if resume else Run.create(out, config)
     with run:
+        run.save_clicks(labelled)
         for tomogram, _ in filter(None, (*labelled, validation)):
             note = rescaling(tomogram, config, task.voxel_size)
             if note is not None:

@@ -1,4 +1,4 @@
-"""Candidates: a list of picks with the peaks that follow it, which a cut-off or a person may add."""
+"""Candidates: picks with the peaks that follow them, which a cut-off or a person may add."""
 
 from __future__ import annotations
 
