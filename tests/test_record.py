@@ -100,8 +100,8 @@ def test_a_tomogram_like_that_of_training_is_told_from_one_that_is_not() -> None
     labelled = LabelledScores(scores=rng.normal(5, 0.5, 40), total=40)
     calibration = learn_calibration([(scores, labelled)], known=40, held_out=True)
     like = judge(_peaks(rng, 200), calibration).histogram
-    flat = judge(np.sort(rng.uniform(0, 1, 3000))[::-1], calibration).histogram
+    other = judge(_peaks(rng, 2000), calibration).histogram
     assert like is not None
-    assert flat is not None
-    assert like.unlike_training < 0.15
-    assert flat.unlike_training > 0.25
+    assert other is not None
+    assert like.unlike_training < 0.1
+    assert other.unlike_training > 0.2

@@ -119,7 +119,9 @@ class ScoreHistogram:
 
     @property
     def unlike_training(self) -> float:
-        """Share of the peaks that would have to have another score to be as in training.
+        """Least share of the peaks that would have to score differently to be as in training.
+
+        It is the greatest difference of the two cumulative shares, on which bins have no say.
 
         >>> one, two = np.array([1, 0]), np.array([1.0, 1.0])
         >>> ScoreHistogram(
@@ -128,7 +130,7 @@ class ScoreHistogram:
         0.5
         """
         shares = self.counts / self.counts.sum() - self.training / self.training.sum()
-        return float(np.abs(shares).sum() / 2)
+        return float(np.abs(np.cumsum(shares)).max())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tomopicker.cli import benchmark, demo, evaluate, inspect, pick, plot, simulate, train
+from tomopicker.cli import benchmark, demo, evaluate, inspect, pick, plot, report, simulate, train
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +30,7 @@ for command in (
     pick.pick,
     evaluate.evaluate,
     plot.plot,
+    report.report,
 ):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tomopicker.cli.report import REPORT, write_report
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -50,6 +51,9 @@ def pick(
     scores: Annotated[
         bool, typer.Option("--scores", help="Also write the score volumes (MRC).")
     ] = False,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html: one page to judge the picks.")
+    ] = False,
     voxel_size: Annotated[
         float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
     ] = None,
@@ -83,7 +87,8 @@ def pick(
     _check_names(tomograms)
     outputs = [_Outputs(out=out, name=tomogram_name(path), formats=wanted) for path in tomograms]
     if not force:
-        _check_absent([path for one in outputs for path in one.paths(scores=scores)])
+        pages = [out / REPORT] if report else []
+        _check_absent([path for one in outputs for path in one.paths(scores=scores)] + pages)
     description = checkpoint.description
     if cut == Cut() and description.config.preset == "default" and not description.calibration:
         console.print(
@@ -92,6 +97,7 @@ def pick(
             soft_wrap=True,
         )
     failures = []
+    done = []
     for path, files in zip(tomograms, outputs, strict=True):
         try:
             tomogram = read_tomogram(path, voxel_size=voxel_size)
@@ -109,9 +115,13 @@ def pick(
             console.print(f"Left out: {error}", soft_wrap=True)
             continue
         _write(files, tomogram, picked, record, checkpoint, volume if scores else None)
+        done.append(tomogram)
         console.print(_summary(tomogram, picked), soft_wrap=True)
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
+    if report and done:
+        write_report(out / REPORT, run, out, done)
+        console.print(f"To judge the picks open {out / REPORT}", soft_wrap=True)
     if failures:
         raise InputError(f"{failures[0]} ({len(failures)} of {len(tomograms)} tomograms left out)")
 

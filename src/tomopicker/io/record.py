@@ -51,7 +51,7 @@ class RecordedHistogram(Part):
     particles: tuple[NotNegative, ...]
     others: tuple[NotNegative, ...]
     unlike_training: Annotated[float, Field(ge=0, le=1)]
-    """Share of the peaks that would have to have another score to be as in training."""
+    """Least share of the peaks that would have to score differently to be as in training."""
 
     @classmethod
     def of(cls, histogram: ScoreHistogram) -> RecordedHistogram:
