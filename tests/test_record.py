@@ -83,6 +83,7 @@ def test_the_histogram_counts_every_peak_and_its_fit_splits_them() -> None:
     scores = _peaks(rng, 200)
     labelled = LabelledScores(scores=rng.normal(5, 0.5, 40), total=40)
     calibration = learn_calibration([(scores, labelled)], known=40, held_out=True)
+    assert calibration.raw_scores == tuple(sorted(labelled.scores))
     histogram = judge(_peaks(rng, 200, scale=2.0), calibration).histogram
     assert histogram is not None
     assert histogram.counts.sum() == 3200

@@ -77,8 +77,9 @@ def description(*, calibrated: bool = True) -> Description:
         # Dark particles with a bright rim.
         filter_profile=(-1.0, -1.0, -0.9, -0.7, -0.3, 0.1, 0.3, 0.2, 0.0),
         calibration=Calibration(
-            labelled_scores=(1.0, 1.5),
-            labelled=2,
+            labelled_scores=tuple(np.linspace(1, 3, 11)),
+            raw_scores=tuple(np.linspace(3, 9, 11)),
+            labelled=11,
             held_out=True,
             peaks=100,
             particles=20.0,
@@ -287,9 +288,12 @@ def test_a_volume_without_a_finite_number_around_a_pick_is_drawn() -> None:
 def test_of_many_tomograms_those_with_most_to_look_at_are_shown_and_the_page_stays_small() -> None:
     rng = np.random.default_rng(1)
     # Noise, which no picture format makes small, and picks in all of it.
-    volume = rng.normal(size=(24, 600, 600)).astype(np.float32)
-    places = cubes.random_places(volume.shape, 100, margin=6, rng=rng)
-    many = [reported(f"TS_{n}", volume=volume, places=places) for n in range(1, 16)]
+    volume = rng.normal(size=(16, 400, 400)).astype(np.float32)
+    places = cubes.random_places(volume.shape, 60, margin=6, rng=rng)
+    many = [
+        reported(f"TS_{n}", volume=volume, places=places, command=f"tomopicker pick run {n}.mrc")
+        for n in range(1, 16)
+    ]
     # The last is uncalibrated, which is one more reason to look at it.
     many[-1] = reported("TS_15", volume=volume, places=places, calibrated=False)
     heard: list[float] = []
@@ -299,8 +303,9 @@ def test_of_many_tomograms_those_with_most_to_look_at_are_shown_and_the_page_sta
     assert heard[-1] == pytest.approx(1)
     page = Page(html)
     words = page.words()
-    assert "1500 picks in 15 tomograms" in words
+    assert "900 picks in 15 tomograms" in words
     assert f"{MOST_SHOWN} of 15 tomograms are shown below" in words
+    assert "And 8 more that picked other tomograms" in words  # of 1 that trained and 15
     shown = {str(s["id"]) for s in page.all("section") if s.get("class") == "tomogram"}
     assert len(shown) == MOST_SHOWN
     assert "tomogram-15" in shown
@@ -336,6 +341,16 @@ def test_inverted_contrast_is_told() -> None:
     assert "brighter than their surroundings" in only(
         concerns(findings(one, trained_contrast=None))
     )
+
+
+def test_picks_that_score_below_the_clicked_particles_are_told() -> None:
+    # Scores 9 to 1, and nine in ten of the clicked ones above 3.6.
+    base = findings(reported(volume=VOLUME, places=PLACES))
+    low = replace(base, scores=base.scores - 1.5)
+    assert "Half of the picks score 3.5 or less" in only(concerns(low))
+    assert concerns(replace(base, scores=base.scores - 1.3)) == []
+    # What is not known, as of an older checkpoint, is not told.
+    assert concerns(replace(low, trained_scores=np.empty(0))) == []
 
 
 def test_picks_that_look_like_nothing_are_told() -> None:
@@ -516,7 +531,7 @@ def test_pick_writes_a_report_of_what_it_picked(picked: Path) -> None:
 def test_report_writes_the_same_page_elsewhere_and_replaces_none(
     tomopicker: Command, picked: Path, trained: Path, simulated: Path, tmp_path: Path
 ) -> None:
-    report = ("report", trained, "--picks", picked, "--tomograms", simulated / "sim_0001.mrc")
+    report = ("report", trained, simulated / "sim_0001.mrc", "--picks", picked)
     page = tmp_path / "page.html"
     done = tomopicker(*report, "--out", page)
     assert done.code == 0, done.stderr
@@ -531,10 +546,10 @@ def test_report_writes_the_same_page_elsewhere_and_replaces_none(
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("--tomograms", "sim_0002.mrc"), "pick again"),
-        (("--tomograms", "sim_0001.mrc", "--voxel-size", "20"), "give --voxel-size 13.5"),
-        (("--tomograms", "sim_0001.mrc", "--out", "page.pdf"), "ends in .html"),
-        (("--tomograms", "sim_0001.mrc", "--picks", "nowhere"), "is no folder"),
+        (("sim_0002.mrc",), "pick again"),
+        (("sim_0001.mrc", "--voxel-size", "20"), "give --voxel-size 13.5"),
+        (("sim_0001.mrc", "--out", "page.pdf"), "ends in .html"),
+        (("sim_0001.mrc", "--picks", "nowhere"), "is no folder"),
     ],
 )
 def test_report_says_what_is_missing(
@@ -547,7 +562,7 @@ def test_report_says_what_is_missing(
     message: str,
 ) -> None:
     monkeypatch.chdir(simulated)
-    done = tomopicker("report", trained, "--picks", picked, "--out", "new.html", *arguments)
+    done = tomopicker("report", "--picks", picked, "--out", "new.html", trained, *arguments)
     assert done.code == 2
     assert message in done.stderr
     assert len(done.errors) == 1

@@ -69,6 +69,8 @@ class Calibration(BaseModel):
 
     labelled_scores: tuple[Finite, ...]
     """Of the labelled particles that were found, in units of z."""
+    raw_scores: tuple[Finite, ...] = ()
+    """The same as the network gave them; empty in checkpoints that are older than this."""
     labelled: Annotated[int, Field(ge=1)]
     """Labelled particles in all, found or not."""
     held_out: bool
@@ -269,8 +271,10 @@ def learn_calibration(
     bounds = [(-20.0, 25.0), (-6.0, 3.0), (-8.0, 3.0), (least, likely + 2)]
     starts = [(start, 0.5, -2.0, likely + step) for step in (-0.5, 0.0, 0.5)]
     best = _least(cost, starts, bounds)
+    raw = np.concatenate([*(labelled.scores for _, labelled in tomograms), np.empty(0)])
     return Calibration(
         labelled_scores=tuple(np.sort(scores).tolist()),
+        raw_scores=tuple(np.sort(raw).tolist()),
         labelled=max(total, 1),
         held_out=held_out,
         peaks=len(z),

@@ -20,12 +20,11 @@ REPORT = "report.html"
 
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder or checkpoint file that picked.")],
+    tomograms: Annotated[
+        list[Path], typer.Argument(help="Tomograms that were picked (MRC).", show_default=False)
+    ],
     picks: Annotated[
         Path, typer.Option(help="Folder that `tomopicker pick` wrote.", show_default=False)
-    ],
-    tomograms: Annotated[
-        list[Path],
-        typer.Option(help="A tomogram that was picked (MRC); repeat for more."),
     ],
     out: Annotated[
         Path | None,

@@ -46,6 +46,8 @@ class Findings:
     """Least distance of two picks, voxels."""
     margin: float
     """Least distance of a pick from the faces, voxels."""
+    scores: Floats
+    """(n,) of the picks, as the network gave them."""
     probabilities: Floats | None
     """(n,) of the picks."""
     contrasts: Floats
@@ -56,6 +58,8 @@ class Findings:
     """How much there is to see around the picks, or some of them."""
     random_textures: Floats
     """The same of random places."""
+    trained_scores: Floats
+    """(m,) of the particles that the model was calibrated by; empty where unknown."""
     trained_contrast: float | None
     """Of the clicked particles in training, whose sign alone counts; None where unknown."""
     clicks: Floats | None = None
@@ -121,7 +125,7 @@ def concerns(findings: Findings) -> list[str]:
             "There are no picks. Pick again with --count 100 and look at the best ones; if they "
             "are not the particle, check the voxel size and whether the contrast is inverted."
         ]
-    found: list[str | None] = [_changed(findings), _inverted(findings)]
+    found: list[str | None] = [check(findings) for check in (_changed, _inverted, _low_scores)]
     if len(findings.voxels) < _FEW:
         found.append(
             f"Very few picks: {len(findings.voxels)}. Look at each of them, and at those just "
@@ -166,6 +170,23 @@ def _inverted(findings: Findings) -> str | None:
     return (
         f"The picks are {seen} than their surroundings, but the clicked particles were {learned}. "
         "The contrast of this tomogram may be inverted: multiply it by -1 and pick again."
+    )
+
+
+def _low_scores(findings: Findings) -> str | None:
+    # The cut-off follows each tomogram's own scores, which is right for a noisier one. But in noise
+    # alone there is also something that scores best, and looks as what was looked for.
+    if len(findings.trained_scores) < _FEW:
+        return None
+    usual = float(np.percentile(findings.trained_scores, 10))
+    middle = float(np.median(findings.scores))
+    if middle >= usual:
+        return None
+    return (
+        f"Half of the picks score {middle:.1f} or less, but nine in ten of the clicked particles "
+        f"scored above {usual:.1f} in training. Either the list is long, or this tomogram is much "
+        "noisier, has no such particles, or its contrast is inverted. What noise gives looks like "
+        "the particle in the mean, too: look for the picks in the slices."
     )
 
 

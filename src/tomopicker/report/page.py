@@ -51,7 +51,7 @@ if TYPE_CHECKING:
 MOST_SHOWN = 12
 """Tomograms with pictures; of more, those with most to look at."""
 
-_SLICE_BYTES = 8_000_000
+_SLICE_BYTES = 6_000_000
 """Of the slices of all tomograms, as text."""
 
 _SLICES = 24
@@ -59,7 +59,11 @@ _LONGEST = 640
 _SHEET_SIDE, _MEAN_SIDE = 72, 150
 _PER_SHEET = 8
 _SAMPLE = 200
+_MOST_COMMANDS = 8
+
+# Picks in a mean, and voxels of all their cubes: what a large particle in fine voxels can take.
 _MOST_AVERAGED = 2000
+_AVERAGED_VOXELS = 400_000_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,6 +125,7 @@ def render_report(
             _section(number + 1, reported[number], measured[number], doubts[number], len(shown))
         )
         progress(0.4 + 0.6 * done / len(shown))
+    commands = list(dict.fromkeys([*run.commands, *(one.record.command for one in reported)]))
     environment = Environment(
         loader=PackageLoader("tomopicker.report"),
         autoescape=True,
@@ -135,7 +140,8 @@ def render_report(
         facts=_facts(description, run, reported),
         changed=_changed(description.config, description.voxel_size),
         calibration=description.calibration,
-        commands=list(dict.fromkeys([*run.commands, *(one.record.command for one in reported)])),
+        commands=commands[:_MOST_COMMANDS],
+        more_commands=max(len(commands) - _MOST_COMMANDS, 0),
         rows=[
             _row(number, findings, doubt, number - 1 in shown)
             for number, (findings, doubt) in enumerate(zip(measured, doubts, strict=True), start=1)
@@ -235,7 +241,7 @@ def _measure(one: Reported, description: Description) -> Findings:
     some = picks.voxels[_evenly(len(picks), _SAMPLE)]
     margin = config.peaks.margin * scored
     places = random_places(one.tomogram.shape, _SAMPLE, margin=margin, rng=np.random.default_rng(0))
-    profile = description.filter_profile
+    calibration, profile = description.calibration, description.filter_profile
     trained = None
     if profile is not None:
         core = max(round(0.7 * description.radius_voxels), 1)
@@ -246,11 +252,13 @@ def _measure(one: Reported, description: Description) -> Findings:
         radius=radius,
         exclusion=config.peaks.exclusion * scored,
         margin=margin,
+        scores=np.empty(0) if picks.scores is None else picks.scores,
         probabilities=picks.probabilities,
         contrasts=mean_cube(data, some, radius=radius).contrasts,
         random_contrasts=mean_cube(data, places, radius=radius).contrasts,
         textures=textures(data, some, radius=radius),
         random_textures=textures(data, places, radius=radius),
+        trained_scores=np.array(() if calibration is None else calibration.raw_scores),
         trained_contrast=trained,
         clicks=one.clicks,
         listed=one.listed,
@@ -323,7 +331,8 @@ def _means(one: Reported, findings: Findings) -> list[_Mean]:
     """Average the picks, the clicks and random places, all in the greys of the picks' mean."""
     if not len(findings.voxels):
         return []
-    chosen = findings.voxels[_evenly(len(findings.voxels), _MOST_AVERAGED)]
+    most = min(_MOST_AVERAGED, int(_AVERAGED_VOXELS / (2 * HALF_RADII * findings.radius + 1) ** 3))
+    chosen = findings.voxels[_evenly(len(findings.voxels), max(most, 1))]
     places = random_places(
         one.tomogram.shape, len(chosen), margin=findings.margin, rng=np.random.default_rng(1)
     )
