@@ -148,7 +148,6 @@ def render_report(
         ],
         rates=list(dict.fromkeys(rate for one in reported for rate in one.record.lengths)),
         sections=sections,
-        most=MOST_SHOWN,
         numbers=_numbers(measured) if len(reported) > 1 else None,
         history=description.history,
         curves=_curves(description),
@@ -576,10 +575,11 @@ def _curves(description: Description) -> Picture | None:
     history = description.history
     if not history:
         return None
-    first, last = history[0], history[-1]
-    text = f"Loss over {len(history)} epochs, from {first['loss']:.3g} to {last['loss']:.3g}"
-    if last.get("validation_ap") is not None:
-        text += f"; validation average precision at the end {last['validation_ap']:.3f}"
+    text = f"Curves over {_counted(len(history), 'epoch')}"
+    for name, noun in (("loss", "loss"), ("validation_ap", "validation average precision")):
+        last = history[-1].get(name)
+        if last is not None:
+            text += f"; {noun} at the end {last:.3g}"
     return drawing(training_figure(history), f"{text}. The numbers are in the table below.")
 
 
