@@ -22,7 +22,17 @@ from tomopicker.io.tomograms import read_tomogram
 
 Command = Callable[..., Outcome]
 
-COMMANDS = ("demo", "simulate", "inspect", "train", "pick", "evaluate", "plot", "benchmark")
+COMMANDS = (
+    "demo",
+    "simulate",
+    "inspect",
+    "train",
+    "pick",
+    "evaluate",
+    "plot",
+    "report",
+    "benchmark",
+)
 COUNTS = {"precision", "recall", "f1", "true_positives", "false_positives", "false_negatives"}
 
 
@@ -80,14 +90,14 @@ def test_a_simulation_holds_as_many_particles_as_asked(simulated: Path) -> None:
 def test_a_run_folder_holds_settings_log_checkpoints_metrics_and_their_plot(trained: Path) -> None:
     assert {path.name for path in trained.iterdir()} == {
         *("config.json", "log.txt", "best.safetensors", "last.safetensors"),
-        *("metrics.csv", "training.png"),
+        *("metrics.csv", "training.png", "clicks"),
     }
     settings = json.loads((trained / "config.json").read_text())
     assert settings["preset"] == "default"
     assert settings["network"]["channels"] == [4, 8]
     assert [row["epoch"] for row in rows_of(trained / "metrics.csv")] == ["1"]
     # Colleagues may read the checkpoint as they may read the other files.
-    modes = {path.stat().st_mode & 0o777 for path in trained.iterdir()}
+    modes = {path.stat().st_mode & 0o777 for path in trained.iterdir() if path.is_file()}
     assert len(modes) == 1
 
 
@@ -150,6 +160,24 @@ def test_a_calibrated_run_tells_probabilities_and_what_other_lists_there_could_b
     # The list of the rate that the line names has the length that it tells.
     assert tomopicker(*pick, "--fdr", 0.2, "--force").code == 0
     assert len(rows_of(tmp_path / "sim_0002.csv")) == twenty
+
+
+@pytest.mark.parametrize("cut", [("--count", 7), ("--fdr", 0.98), ("--threshold", -3)])
+def test_beside_a_list_are_its_candidates_twice_as_many_and_fifty(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path, cut: tuple[str, float]
+) -> None:
+    pick = ("pick", trained, simulated / "sim_0002.mrc", "--format", "csv")
+    assert tomopicker(*pick, *cut, "--out", tmp_path / "short").code == 0
+    listed = rows_of(tmp_path / "short" / "sim_0002.csv")
+    candidates = rows_of(tmp_path / "short" / "sim_0002_candidates.csv")
+    assert tomopicker(*pick, "--count", 10_000, "--out", tmp_path / "all").code == 0
+    everything = rows_of(tmp_path / "all" / "sim_0002.csv")
+    assert len(candidates) == min(2 * len(listed) + 50, len(everything))
+    assert [row.pop("picked") for row in candidates] == ["1"] * len(listed) + ["0"] * (
+        len(candidates) - len(listed)
+    )
+    assert candidates == everything[: len(candidates)]
+    assert candidates[: len(listed)] == listed
 
 
 def test_the_shipped_weights_are_trained_and_picked_with(
@@ -219,6 +247,7 @@ def test_several_tomograms_are_picked_with_the_checkpoint_file_in_the_formats_as
     assert found == {
         *("sim_0001.csv", "sim_0001.png", "sim_0001_scores.mrc", "coords/sim_0001.coords"),
         *("sim_0002.csv", "sim_0002.png", "sim_0002_scores.mrc", "coords/sim_0002.coords"),
+        *("sim_0001_candidates.csv", "sim_0002_candidates.csv", "sim_0001.json", "sim_0002.json"),
     }
     assert read_tomogram(out / "sim_0001_scores.mrc").shape == (32, 64, 64)
 

@@ -13,18 +13,16 @@ from hypothesis import strategies as st
 from matplotlib.colors import to_hex
 from matplotlib.figure import Figure
 from matplotlib.image import imread
-from matplotlib.patches import Circle, Rectangle
+from matplotlib.patches import Rectangle
 from typer.testing import CliRunner, Result
 
 from tomopicker.errors import InputError
 from tomopicker.report import (
     TRUTH_COLOUR,
     PickList,
-    contact_sheet,
     densest_slice,
     precision_recall_figure,
     save_figure,
-    score_figure,
     slice_figure,
     training_figure,
 )
@@ -343,79 +341,14 @@ def test_precision_and_recall_must_be_of_one_length() -> None:
         precision_recall_figure(np.zeros(3), np.zeros(2), average_precision=0)
 
 
-def test_histogram_counts_every_score_on_its_side_of_the_cut_off() -> None:
-    scores = np.array([0.1, 0.2, 0.5, 0.7, 0.9])
-    figure = score_figure(scores, threshold=0.5)
-    kept, below = ([bar.get_height() for bar in bars] for bars in figure.axes[0].containers)
-    assert (sum(kept), sum(below)) == (3, 2)  # a score at the cut-off is kept
-    assert legend(figure) == ["3 kept", "2 below the cut-off", "cut-off 0.5"]
-    assert figure.axes[0].lines[0].get_xdata() == [0.5, 0.5]
-
-
-def test_histogram_without_a_cut_off_counts_all() -> None:
-    assert legend(score_figure(np.full(7, 0.3))) == ["7 picks"]
-
-
-def test_an_empty_list_has_no_histogram_and_no_contact_sheet() -> None:
-    with pytest.raises(InputError, match="no scores"):
-        score_figure(np.array([]))
-    with pytest.raises(InputError, match="no picks"):
-        contact_sheet(DATA, np.empty((0, 3)), radius=3)
-
-
-def ball_at(centres: np.ndarray, *, radius: float) -> np.ndarray:
-    grid = np.stack(np.meshgrid(*(np.arange(side) for side in SHAPE), indexing="ij"), axis=-1)
-    inside = [((grid - centre) ** 2).sum(axis=-1) <= radius**2 for centre in centres]
-    return -np.any(inside, axis=0).astype(np.float32)
-
-
-def test_mean_of_planted_balls_is_the_ball_in_all_three_sections() -> None:
-    centres = np.array([[10.0, 10, 10], [10.0, 20, 25], [0.0, 10, 35]])  # the last is half a ball
-    figure = contact_sheet(ball_at(centres, radius=3), centres, radius=3)
-    means = [axes.images[0].get_array() for axes in figure.axes if axes.patches]
-    grid = np.arange(-5, 6)
-    disc = -((grid[:, None] ** 2 + grid**2) <= 9).astype(float)
-    assert len(means) == 3
-    for mean in means:
-        np.testing.assert_array_equal(mean, disc)
-    (circle,) = figure.axes[0].patches
-    assert isinstance(circle, Circle)
-    assert (circle.center, circle.radius) == ((5, 5), 3)
-
-
-def test_sheet_shows_the_first_picks_four_in_a_row(tmp_path: Path) -> None:
-    centres = np.tile([10.0, 15, 20], (11, 1)) + np.arange(11)[:, None]
-    figure = contact_sheet(DATA, centres, radius=3, rows=2)
-    single = [axes for axes in figure.axes if axes.images and not axes.patches]
-    assert [axes.get_title(loc="left") for axes in single] == [str(n) for n in range(1, 9)]
-    # Sides of 11 and two gaps of 2.
-    assert all(axes.images[0].get_array().shape == (11, 37) for axes in single)
-    save_figure(figure, tmp_path / "sheet.png", dpi=50)
-
-
-def test_what_lies_outside_the_volume_is_blank_on_the_sheet() -> None:
-    figure = contact_sheet(DATA, np.array([[0.0, 15, 20], [-50.0, 0, 0]]), radius=3)
-    first, second = (axes.images[0].get_array() for axes in figure.axes[3:5])
-    xz = np.ma.getmaskarray(first)[:, 13:24]
-    assert xz[:5].all()  # z = -5 to -1
-    assert not xz[5:].any()
-    assert np.ma.getmaskarray(second).all()
-
-
 def test_real_ribosomes_are_darker_than_their_surroundings(shared_data: Path) -> None:
     mrcfile = pytest.importorskip("mrcfile")
     folder = shared_data / "real"
     table = np.loadtxt(folder / "picks_train_100.csv", delimiter=",", skiprows=1)
     with mrcfile.mmap(folder / "empiar10499_00254_north.mrc", permissive=True) as volume:
-        figure = contact_sheet(volume.data, table[:, 2::-1], radius=12.5, rows=1)
         picture = slice_figure(
             volume.data, [picks(table[:, 2::-1])], radius=12.5, voxel_size=10, thickness=9
         )
-    for axes in figure.axes[:3]:
-        mean = np.asarray(axes.images[0].get_array())
-        middle = len(mean) // 2
-        grid = np.hypot(*np.mgrid[-middle : middle + 1, -middle : middle + 1])
-        assert mean[grid < 9].mean() < mean[(grid > 13) & (grid < 17)].mean() - mean.std() / 2
     image = np.asarray(picture.axes[0].images[0].get_array())
     boxed = []
     for box in boxes(picture):

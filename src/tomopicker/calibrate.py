@@ -68,6 +68,8 @@ class Calibration(BaseModel):
 
     labelled_scores: tuple[Finite, ...]
     """Of the labelled particles that were found, in units of z."""
+    raw_scores: tuple[Finite, ...] = ()
+    """The same as the network gave them; empty in checkpoints that are older than this."""
     labelled: Annotated[int, Field(ge=1)]
     """Labelled particles in all, found or not."""
     held_out: bool
@@ -102,6 +104,37 @@ class LabelledScores:
 
 
 @dataclass(frozen=True, kw_only=True)
+class ScoreHistogram:
+    """How many peaks there are at every score, and how many the fit has there."""
+
+    edges: Floats
+    """(k + 1,) scores between the bins, rising."""
+    counts: NDArray[np.int64]
+    """(k,) peaks."""
+    particles: Floats
+    """(k,) particles that the fit expects among them."""
+    others: Floats
+    """(k,) other peaks that it expects."""
+    training: Floats
+    """(k,) peaks of both kinds, were they distributed as in the labelled tomograms."""
+
+    @property
+    def unlike_training(self) -> float:
+        """Least share of the peaks that would have to score differently to be as in training.
+
+        It is the greatest difference of the two cumulative shares, on which bins have no say.
+
+        >>> one, two = np.array([1, 0]), np.array([1.0, 1.0])
+        >>> ScoreHistogram(
+        ...     edges=np.arange(3.0), counts=one, particles=two, others=two, training=two
+        ... ).unlike_training
+        0.5
+        """
+        shares = self.counts / self.counts.sum() - self.training / self.training.sum()
+        return float(np.abs(np.cumsum(shares)).max())
+
+
+@dataclass(frozen=True, kw_only=True)
 class Judged:
     """What is known of a tomogram's peaks."""
 
@@ -109,6 +142,8 @@ class Judged:
     """(n,) probability that each peak is a particle, best first, never rising."""
     count: Count
     """Particles in the tomogram."""
+    histogram: ScoreHistogram | None = None
+    """What it was judged by; None where there was nothing to judge by."""
 
     @property
     def best_length(self) -> int:
@@ -235,8 +270,10 @@ def learn_calibration(
     bounds = [(-20.0, 25.0), (-6.0, 3.0), (-8.0, 3.0), (least, likely + 2)]
     starts = [(start, 0.5, -2.0, likely + step) for step in (-0.5, 0.0, 0.5)]
     best = _least(cost, starts, bounds)
+    raw = np.concatenate([*(labelled.scores for _, labelled in tomograms), np.empty(0)])
     return Calibration(
         labelled_scores=tuple(np.sort(scores).tolist()),
+        raw_scores=tuple(np.sort(raw).tolist()),
         labelled=max(total, 1),
         held_out=held_out,
         peaks=len(z),
@@ -303,21 +340,38 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
     missed = calibration.labelled / len(labelled)
     estimate = float(chances.sum()) * missed
     spread = math.exp(1.96 * _deviation(cost, best, 3))
+    others, particles = rates(centres, best)
+    others_there, particles_there = rates(centres, expected)
+    floor, unit = _units(scores)
+    edges = floor + unit * width * np.arange(len(counts) + 1, dtype=np.float64)
     return Judged(
         chances=chances,
         count=Count(estimate=estimate, low=estimate / spread, high=estimate * spread),
+        histogram=ScoreHistogram(
+            edges=edges,
+            counts=counts,
+            particles=particles * width,
+            others=others * width,
+            training=(others_there + particles_there) * width,
+        ),
     )
 
 
 def _standard(scores: Floats, candidates: Floats) -> Floats:
     """z of scores, in units of the candidates' scores, which are in descending order."""
+    floor, unit = _units(candidates)
+    # Where most are nearly alike, one that is not would be at infinity.
+    z: Floats = np.clip((scores - floor) / unit, 0.0, _FARTHEST)
+    return z
+
+
+def _units(candidates: Floats) -> tuple[float, float]:
+    """Score at which z is 0, and the difference of scores by which it grows by 1."""
     floor = float(candidates[-1])
     unit = float(candidates[len(candidates) // _UNIT_SHARE]) - floor
     if not unit > 0:  # all alike
         unit = max(float(candidates[0]) - floor, 1.0)
-    # Where most are nearly alike, one that is not would be at infinity.
-    z: Floats = np.clip((scores - floor) / unit, 0.0, _FARTHEST)
-    return z
+    return floor, unit
 
 
 def _location(labelled: Floats) -> tuple[float, float]:

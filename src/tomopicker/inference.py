@@ -15,7 +15,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from tomopicker.augment import FLIPS
-from tomopicker.calibrate import Count, Judged, judge, most_candidates
+from tomopicker.calibrate import Count, Judged, ScoreHistogram, judge, most_candidates
 from tomopicker.checkpoint import check_weights
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
@@ -45,6 +45,8 @@ if TYPE_CHECKING:
 RATES = (0.05, 0.1, 0.2)
 """False-discovery rates at which the length of a list is told, to show how much hangs on it."""
 
+_MORE_CANDIDATES = 50
+
 _Part: TypeAlias = "tuple[Window, NDArray[np.float32], float]"
 """A window of the volume, its logits, and the share of the work done."""
 
@@ -70,12 +72,16 @@ class Picked:
 
     particles: Particles
     """Best first; scores are logits, with probabilities if the model was calibrated."""
+    candidates: Particles
+    """The particles, and the peaks that follow them: twice as many and 50, where there are."""
     threshold: float | None
     """Score of the last pick; None without picks."""
     estimated: Count | None
     """Number of particles in the tomogram, if the model was calibrated."""
     lengths: dict[float, int] = field(default_factory=dict)
     """Number of picks at each of `RATES`, if the model was calibrated."""
+    histogram: ScoreHistogram | None = None
+    """Of all the peaks that the probabilities come from, if the model was calibrated."""
 
 
 def score_tiles(
@@ -263,15 +269,19 @@ def pick(
             length = judged.best_length
         elif cut.fdr is not None:
             length = judged.length_at(cut.fdr)
-        above = int(np.count_nonzero(peaks.scores > floor))
-        if cut.threshold is not None and above >= most:
+        if cut.threshold is not None and len(peaks) and peaks.scores[-1] > floor:
             peaks = _peaks(scores, config, radius, None, floor)
-        else:
-            peaks = peaks.best(above if length is None else length)
+    above = int(np.count_nonzero(peaks.scores > floor))
+    count = above if length is None else min(length, above)
+    # Peaks are taken best first, so a list is the beginning of every longer one.
+    wanted = 2 * count + _MORE_CANDIDATES
+    if len(peaks) < wanted:
+        peaks = _peaks(scores, config, radius, wanted, -np.inf)
+    peaks = peaks.best(wanted)
     centres = _centres(scores, peaks, config, radius) + margin
     # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
     centres = centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
-    particles = Particles.from_voxels(
+    table = Particles.from_voxels(
         np.minimum(centres, np.array(tomogram.shape) - 0.5),
         voxel_size=tomogram.voxel_size,
         scores=peaks.scores,
@@ -279,10 +289,12 @@ def pick(
         tomograms=[tomogram.name] * len(peaks),
     )
     return Picked(
-        particles=particles,
-        threshold=float(peaks.scores[-1]) if len(peaks) else None,
+        particles=table.select(np.arange(count)),
+        candidates=table,
+        threshold=float(peaks.scores[count - 1]) if count else None,
         estimated=None if judged is None else judged.count,
         lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
+        histogram=None if judged is None else judged.histogram,
     )
 
 

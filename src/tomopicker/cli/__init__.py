@@ -9,7 +9,18 @@ from typing import TYPE_CHECKING, NoReturn
 
 import typer
 
-from tomopicker.cli import benchmark, convert, demo, evaluate, inspect, pick, plot, simulate, train
+from tomopicker.cli import (
+    benchmark,
+    convert,
+    demo,
+    evaluate,
+    inspect,
+    pick,
+    plot,
+    report,
+    simulate,
+    train,
+)
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -32,6 +43,7 @@ for command in (
     pick.pick,
     evaluate.evaluate,
     plot.plot,
+    report.report,
 ):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")

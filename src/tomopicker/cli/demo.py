@@ -52,7 +52,7 @@ def demo(
     )
 
     step(3, "Pick the unseen tomogram")
-    pick.pick(run=run, tomograms=[unseen.with_suffix(".mrc")], out=picks)
+    pick.pick(run=run, tomograms=[unseen.with_suffix(".mrc")], out=picks, report=True)
 
     step(4, "Compare the picks with the truth")
     evaluate.evaluate(picks / "sim_0002.csv", unseen.with_suffix(".csv"))
@@ -75,7 +75,8 @@ Everything is in {out}/
   clicks.csv  the {clicks} particles that were "clicked"
   run/        the trained model: best.safetensors, the settings, log, metrics and their plot
   picks/      picks of the unseen tomogram: sim_0002.csv (x, y, z in voxels, score,
-              probability), relion5/sim_0002.star, and a picture
+              probability), relion5/sim_0002.star, a picture, and report.html, which shows
+              what was picked and what to doubt: open it in a browser
   picks.png   a slice of it with the truth in blue and the picks in green; open it
 
 On your own data, with about 100 particles clicked in one tomogram (x,y,z in voxels):

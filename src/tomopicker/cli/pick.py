@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import math
+import shlex
+import sys
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tomopicker.cli.report import REPORT, write_report
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -20,6 +24,7 @@ if TYPE_CHECKING:
     from tomopicker.calibrate import Count
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.inference import Cut, Picked
+    from tomopicker.io.record import Record
     from tomopicker.types import Tomogram
 
 
@@ -63,6 +68,9 @@ def pick(
             show_default=False,
         ),
     ] = None,
+    report: Annotated[
+        bool, typer.Option("--report", help="Also write report.html: one page to judge the picks.")
+    ] = False,
     voxel_size: Annotated[
         float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
     ] = None,
@@ -119,7 +127,8 @@ def pick(
         for source in sources
     ]
     if not force:
-        _check_absent([path for one in outputs for path in one.paths(scores=scores)])
+        pages = [out / REPORT] if report else []
+        _check_absent([path for one in outputs for path in one.paths(scores=scores)] + pages)
     description = checkpoint.description
     if cut == Cut() and description.config.preset == "default" and not description.calibration:
         console.print(
@@ -128,6 +137,7 @@ def pick(
             soft_wrap=True,
         )
     failures = []
+    done = []
     for source, files in zip(sources, outputs, strict=True):
         try:
             tomogram = source.open(voxel_size=voxel_size)
@@ -136,6 +146,7 @@ def pick(
                 console.print(note, soft_wrap=True)
             angstrom = description.config.radius_angstrom
             tomogram = masked(tomogram, mask, masks, radius_angstrom=angstrom)
+            started = time.monotonic()
             picked = _pick_one(
                 tomogram,
                 checkpoint,
@@ -145,6 +156,7 @@ def pick(
                 memory=gigabytes,
                 scores=files.scores if scores else None,
             )
+            record = _record(tomogram, picked, checkpoint, cut, time.monotonic() - started, device)
         except InputError as error:
             if len(sources) == 1:
                 raise
@@ -152,12 +164,16 @@ def pick(
             failures.append(str(error))
             console.print(f"Left out: {error}", soft_wrap=True)
             continue
-        _write(files, tomogram, picked, checkpoint, pixel_size)
+        _write(files, tomogram, picked, record, checkpoint, pixel_size)
+        done.append(tomogram)
         console.print(_summary(tomogram, picked), soft_wrap=True)
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
     if (out / "relion5").is_dir():
         write_import_list(out / "relion5")
+    if report and done:
+        write_report(out / REPORT, run, out, done)
+        console.print(f"To judge the picks open {out / REPORT}", soft_wrap=True)
     if failures:
         raise InputError(f"{failures[0]} ({len(failures)} of {len(sources)} tomograms left out)")
 
@@ -174,6 +190,18 @@ class _Outputs:
     @property
     def csv(self) -> Path:
         return self.out / f"{self.name}.csv"
+
+    @property
+    def candidates(self) -> Path:
+        from tomopicker.io.candidates import candidates_path
+
+        return candidates_path(self.out, self.name)
+
+    @property
+    def record(self) -> Path:
+        from tomopicker.io.record import record_path
+
+        return record_path(self.out, self.name)
 
     @property
     def picture(self) -> Path:
@@ -200,7 +228,7 @@ class _Outputs:
 
     def paths(self, *, scores: bool) -> list[Path]:
         """All of them."""
-        some = [self.csv, self.picture, *self.others.values()]
+        some = [self.csv, self.candidates, self.record, self.picture, *self.others.values()]
         some += [self.scores] if scores else []
         return some + ([self.mask] if self.mask is not None else [])
 
@@ -280,15 +308,52 @@ def _write_scores(path: Path, scores: NDArray[np.float32], voxel_size: float) ->
     write_volume(path, scores, voxel_size=voxel_size, overwrite=True)
 
 
+def _record(
+    tomogram: Tomogram,
+    picked: Picked,
+    checkpoint: Checkpoint,
+    cut: Cut,
+    seconds: float,
+    device: str,
+) -> Record:
+    """Note how the picks of a tomogram were made."""
+    from tomopicker.inference import scored_voxel_size
+    from tomopicker.io.record import Record, RecordedCount, RecordedCut, RecordedHistogram
+
+    count = picked.estimated
+    return Record(
+        command=shlex.join(["tomopicker", *sys.argv[1:]]),
+        finished=time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        seconds=round(seconds, 1),
+        device=device,
+        tomogram=tomogram.name,
+        path=str(tomogram.path or ""),
+        shape=tomogram.shape,
+        voxel_size=tomogram.voxel_size,
+        scored_voxel_size=scored_voxel_size(checkpoint, tomogram),
+        cut=RecordedCut(count=cut.count, threshold=cut.threshold, fdr=cut.fdr),
+        picks=len(picked.particles),
+        threshold=picked.threshold,
+        estimated=None
+        if count is None
+        else RecordedCount(estimate=count.estimate, low=count.low, high=count.high),
+        lengths={f"{rate:g}": length for rate, length in picked.lengths.items()},
+        histogram=None if picked.histogram is None else RecordedHistogram.of(picked.histogram),
+    )
+
+
 def _write(
     files: _Outputs,
     tomogram: Tomogram,
     picked: Picked,
+    record: Record,
     checkpoint: Checkpoint,
     pixel_size: float | None,
 ) -> None:
     """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
+    from tomopicker.io.candidates import Candidates, write_candidates
     from tomopicker.io.particles import write_particles
+    from tomopicker.io.record import write_record
     from tomopicker.io.tomograms import write_volume
     from tomopicker.labels import voxel_radius
     from tomopicker.report import PickList, save_figure, slice_figure
@@ -321,6 +386,11 @@ def _write(
         title=tomogram.name,
     )
     save_figure(figure, files.picture, force=True)
+    among = np.arange(len(picked.candidates)) < len(picked.particles)
+    write_candidates(
+        files.candidates, Candidates(particles=picked.candidates, picked=among), overwrite=True
+    )
+    write_record(files.record, record, overwrite=True)
     write_particles(
         files.csv,
         replace(picked.particles, tomograms=()),

@@ -6,6 +6,7 @@ import csv
 import math
 import os
 import re
+import shlex
 import signal
 import sys
 import time
@@ -46,6 +47,9 @@ console = Console(stderr=True, highlight=False, markup=False)
 
 _GLANCE = 0.1
 """Seconds between moves of a bar that cost something."""
+
+CLICKS = "clicks"
+"""Folder in a run folder with the clicked particles of each training tomogram."""
 
 
 @dataclass(kw_only=True)
@@ -136,7 +140,7 @@ class Run:
     def __enter__(self) -> Self:
         self.log = (self.folder / "log.txt").open("a", encoding="utf-8")
         self._on_sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
-        self._write_log(f"$ {' '.join(sys.argv)}")
+        self._write_log(f"$ {shlex.join(sys.argv)}")
         return self
 
     def __exit__(
@@ -177,6 +181,14 @@ class Run:
         with progress_bar(title) as bar:
             yield bar
         self.say(f"{title} took {time.monotonic() - started:.0f} s")
+
+    def save_clicks(self, labelled: Sequence[tuple[Tomogram, Particles]]) -> None:
+        """Keep the clicked particles of each training tomogram, for the report."""
+        from tomopicker.io.particles import write_particles
+
+        for tomogram, clicks in labelled:
+            path = self.folder / CLICKS / f"{tomogram.name}.csv"
+            write_particles(path, replace(clicks, tomograms=()), overwrite=True)
 
     def save_epoch(self, epoch: Epoch) -> None:
         """Save the checkpoints and the metrics of an epoch."""

@@ -180,6 +180,7 @@ def train(
         _follow(task, start, device=device)
         return
     with run:
+        run.save_clicks(labelled)
         for tomogram, _ in filter(None, (*labelled, validation)):
             note = rescaling(tomogram, config, task.voxel_size)
             if note is not None:

@@ -1,11 +1,6 @@
 """Pictures of what was picked, how training went and how far to trust it; paper figures 2 to 4."""
 
-from tomopicker.report.curves import (
-    contact_sheet,
-    precision_recall_figure,
-    score_figure,
-    training_figure,
-)
+from tomopicker.report.curves import precision_recall_figure, training_figure
 from tomopicker.report.fits import fit_figure
 from tomopicker.report.save import check_writable, save_figure
 from tomopicker.report.slices import TRUTH_COLOUR, PickList, SliceAxis, densest_slice, slice_figure
@@ -15,12 +10,10 @@ __all__ = [
     "PickList",
     "SliceAxis",
     "check_writable",
-    "contact_sheet",
     "densest_slice",
     "fit_figure",
     "precision_recall_figure",
     "save_figure",
-    "score_figure",
     "slice_figure",
     "training_figure",
 ]

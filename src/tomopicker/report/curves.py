@@ -1,4 +1,4 @@
-"""Draw how training went, how far the scores can be trusted and what a pick looks like."""
+"""Draw how training went, and how precise the picks are."""
 
 from __future__ import annotations
 
@@ -7,28 +7,21 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 from matplotlib.figure import Figure
-from matplotlib.patches import Circle
 from matplotlib.ticker import MaxNLocator
-from scipy.ndimage import gaussian_filter
 
 from tomopicker.errors import InputError
-from tomopicker.report.slices import contrast_limits
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from matplotlib.axes import Axes
-    from matplotlib.figure import SubFigure
-    from numpy.typing import NDArray
 
-    from tomopicker.types import Floats, Volume
+    from tomopicker.types import Floats
 
 _FONT = 8
 _RATES = ("learning_rate", "lr")
 _NOT_CURVES = ("epoch", "steps", "seconds", *_RATES)
 _COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9", "#444444")
-_PICTURES_PER_ROW = 4
-_GAP = 2  # voxels between the three sections of a pick
 
 
 def training_figure(
@@ -160,93 +153,6 @@ def precision_recall_figure(
     return figure
 
 
-def score_figure(scores: Floats, *, threshold: float | None = None) -> Figure:
-    """Draw the histogram of the picks' scores and the cut-off.
-
-    Parameters
-    ----------
-    scores
-        (n,), higher is more certain.
-    threshold
-        Picks at or above it are kept; None draws no cut-off.
-
-    Raises
-    ------
-    InputError
-        When there are no scores.
-    """
-    if not len(scores):
-        raise InputError("there are no scores to draw")
-    figure = Figure(figsize=(4.5, 2.8), layout="constrained")
-    axes = figure.add_subplot()
-    count = int(np.clip(math.sqrt(len(scores)), 10, 80))
-    edges = np.histogram_bin_edges(scores, bins=count).tolist()
-    if threshold is None:
-        axes.hist(scores, bins=edges, color=_COLOURS[0], label=f"{len(scores)} picks")
-    else:
-        kept = scores >= threshold
-        # The bin that holds the cut-off shows both parts, one on the other.
-        axes.hist(
-            [scores[kept], scores[~kept]],
-            bins=edges,
-            stacked=True,
-            color=[_COLOURS[0], "0.75"],
-            label=[f"{kept.sum()} kept", f"{(~kept).sum()} below the cut-off"],
-        )
-        axes.axvline(threshold, color=_COLOURS[1], lw=1.2, label=f"cut-off {threshold:.3g}")
-    axes.set_xlabel("score", fontsize=_FONT)
-    axes.set_ylabel("picks", fontsize=_FONT)
-    figure.legend(loc="outside lower center", ncols=3, fontsize=_FONT, frameon=False)
-    _plain(axes)
-    return figure
-
-
-def contact_sheet(data: Volume, voxels: Floats, *, radius: float, rows: int = 6) -> Figure:
-    """Draw the mean of all picks and, beside it, the first picks one by one.
-
-    Each is shown as three sections through its centre: xy, xz and yz. The single picks are
-    smoothed, for the eye; the mean is not. Nothing is rotated, so the mean of particles in all
-    orientations is round but for the missing wedge, and fills the circle drawn.
-
-    Parameters
-    ----------
-    data
-        (z, y, x), possibly memory-mapped.
-    voxels
-        (n, 3) centres, ``z y x``, the best first; rounded here. What lies outside the volume
-        is left blank, and out of the mean.
-    radius
-        Of a particle, voxels.
-    rows
-        Rows of four picks.
-
-    Raises
-    ------
-    InputError
-        When there are no picks.
-    """
-    if not len(voxels):
-        raise InputError("there are no picks to draw")
-    half = math.ceil(1.6 * radius)
-    centres = np.rint(voxels).astype(np.int64)
-    shown = centres[: rows * _PICTURES_PER_ROW]
-    rows = math.ceil(len(shown) / _PICTURES_PER_ROW)
-
-    figure = Figure(figsize=(8.4, max(0.68 * rows + 0.3, 4.2)), layout="constrained")
-    left, right = figure.subfigures(1, 2, width_ratios=(1, 4.6), squeeze=False)[0]
-    _draw_mean(left, _mean_cube(data, centres, half), radius=radius, count=len(centres))
-    smooth = [_smooth(_cube(data, centre, half), radius / 6) for centre in shown]
-    strips = _strips([_sections(cube) for cube in smooth])
-    grid = right.subplots(rows, _PICTURES_PER_ROW, squeeze=False)
-    for number, axes in enumerate(grid.flat):
-        axes.set_axis_off()
-        if number < len(strips):
-            axes.imshow(strips[number], cmap="gray", vmin=0, vmax=1, origin="lower")
-            axes.set_title(f"{number + 1}", fontsize=_FONT - 2, pad=1.5, loc="left")
-    right.suptitle(f"the first {len(strips)} picks, smoothed: xy, xz, yz", fontsize=_FONT)
-    return figure
-
-
 def _number(value: object) -> float:
     try:
         return float(str(value))
@@ -262,69 +168,3 @@ def _plain(axes: Axes) -> None:
     axes.tick_params(which="both", labelsize=_FONT - 1)
     axes.tick_params(length=3)
     axes.spines[["top", "right"]].set_visible(False)
-
-
-def _cube(data: Volume, centre: NDArray[np.int64], half: int) -> NDArray[np.float32]:
-    """Cut a cube of side ``2 half + 1``, NaN outside the volume."""
-    side = 2 * half + 1
-    cube = np.full((side,) * 3, np.nan, dtype=np.float32)
-    first = centre - half
-    low = np.clip(first, 0, data.shape)
-    high = np.clip(first + side, 0, data.shape)
-    inside = tuple(slice(a, b) for a, b in zip(low, high, strict=True))
-    place = tuple(slice(a, b) for a, b in zip(low - first, high - first, strict=True))
-    cube[place] = data[inside]
-    return cube
-
-
-def _mean_cube(data: Volume, centres: NDArray[np.int64], half: int) -> Floats:
-    total = np.zeros((2 * half + 1,) * 3)
-    count = np.zeros(total.shape)
-    for centre in centres:
-        cube = _cube(data, centre, half)
-        known = np.isfinite(cube)
-        total[known] += cube[known]
-        count += known
-    mean: Floats = np.divide(total, count, out=np.full(total.shape, np.nan), where=count > 0)
-    return mean
-
-
-def _smooth(cube: NDArray[np.float32], sigma: float) -> NDArray[np.float32]:
-    """Gaussian mean of the known voxels; the unknown stay so."""
-    known = np.isfinite(cube)
-    total = gaussian_filter(np.where(known, cube, 0), sigma)
-    weight = gaussian_filter(known.astype(np.float32), sigma)
-    mean: NDArray[np.float32] = np.divide(
-        total, weight, out=np.full_like(cube, np.nan), where=known
-    )
-    return mean
-
-
-def _sections(cube: NDArray[np.floating]) -> list[NDArray[np.floating]]:
-    """Cut through the centre: xy, xz, yz."""
-    half = len(cube) // 2
-    return [cube[half], cube[:, half], cube[:, :, half]]
-
-
-def _strips(picks: list[list[NDArray[np.floating]]]) -> list[NDArray[np.floating]]:
-    """Lay the sections of each pick side by side, from 0 (black) to 1 (white)."""
-    scaled = []
-    # The wedge takes contrast from xz and yz: each plane has limits of its own, for all picks.
-    for plane in zip(*picks, strict=True):
-        low, high = contrast_limits(np.stack(plane))
-        scaled.append([(section - low) / max(high - low, 1e-12) for section in plane])
-    gap = np.full((len(picks[0][0]), _GAP), np.nan)
-    return [np.hstack([xy, gap, xz, gap, yz]) for xy, xz, yz in zip(*scaled, strict=True)]
-
-
-def _draw_mean(figure: SubFigure, cube: Floats, *, radius: float, count: int) -> None:
-    sections = _sections(cube)
-    low, high = contrast_limits(np.stack(sections))
-    grid = figure.subplots(3, 1)
-    for axes, section, plane in zip(grid, sections, ("xy", "xz", "yz"), strict=True):
-        axes.imshow(section, cmap="gray", vmin=low, vmax=high, origin="lower")
-        half = len(section) // 2
-        axes.add_patch(Circle((half, half), radius, fill=False, ec=_COLOURS[5], lw=0.8, ls="--"))
-        axes.set_ylabel(plane, fontsize=_FONT)
-        axes.set(xticks=[], yticks=[])
-    figure.suptitle(f"mean of {count} picks", fontsize=_FONT)

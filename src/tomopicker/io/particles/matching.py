@@ -16,7 +16,7 @@ from tomopicker.io.particles.rows import listed
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -84,7 +84,8 @@ def list_files(folder: Path) -> dict[str, Path]:
     """List the particle files in a folder, by their stem; of equal stems the likeliest suffix.
 
     Hidden files are left out: macOS puts a `._TS_01.csv`, which is no list, beside every file on
-    some disks. In a project of copick or EMAN2, the lists are where those programs keep them.
+    some disks. So are the candidates that `tomopicker pick` writes beside a list. In a project of
+    copick or EMAN2, the lists are where those programs keep them.
 
     Raises
     ------
@@ -106,9 +107,10 @@ def list_files(folder: Path) -> dict[str, Path]:
                 f"{file.parent}: holds several lists ({files[run].name}, {file.name}); give one"
             )
         files[run] = file
-    if not files:
+    lists = {stem: file for stem, file in files.items() if not _is_beside_its_list(stem, files)}
+    if not lists:
         raise InputError(f"{folder}: has no picks; put one {', '.join(SUFFIXES)} file per tomogram")
-    return files
+    return lists
 
 
 def by_tomogram(
@@ -227,6 +229,12 @@ def fitting_orders(particles: Particles, shape: Shape) -> list[str]:
     sizes = dict(zip("zyx", shape, strict=True))
     xyz = particles.voxels[:, ::-1]
     return [order for order in ORDERS if _inside(xyz, order, sizes).all()]
+
+
+def _is_beside_its_list(stem: str, files: Mapping[str, Path]) -> bool:
+    """Tell whether a file holds the candidates of a list in the same folder."""
+    name = stem.removesuffix("_candidates")
+    return name != stem and name in files
 
 
 def _inside(columns: Floats, order: str, sizes: dict[str, int]) -> NDArray[np.bool_]:
