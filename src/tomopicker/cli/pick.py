@@ -351,6 +351,8 @@ def _write(
     pixel_size: float | None,
 ) -> None:
     """Write a tomogram's picks and their picture; the CSV last, so that it means all is there."""
+    import numpy as np
+
     from tomopicker.io.candidates import Candidates, write_candidates
     from tomopicker.io.particles import write_particles
     from tomopicker.io.record import write_record
