@@ -11,13 +11,13 @@ The batch most tests share has the logits ln 3, 0 and -ln 3, whose sigmoids are 
 so R_P⁺ = ln(4/3), R_P⁻ = ln 4, R_U⁻ = (ln 2 + ln(4/3)) / 2 = ln(8/3) / 2, |P| = 1, N = 3.
 """
 
-from math import log
+from math import exp, log
 
 import pytest
 import torch
 
 from tomopicker.config import Objective
-from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED
+from tomopicker.labels import IGNORED, NEGATIVE, POSITIVE, UNLABELLED
 from tomopicker.objectives import OBJECTIVES, balanced_pu, kl, objective, pn, pu
 from tomopicker.prior import Prior
 
@@ -216,3 +216,16 @@ def test_the_settings_reach_the_objective():
     assert objective(settings)(logits, labels, _PRIOR).loss == direct.loss
     settings = Objective(name="pu", gamma=6.0)
     assert objective(settings)(logits, labels, _PRIOR).corrected
+
+
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_rejected_voxels_add_their_mean_loss_as_negatives_and_nothing_else(name):
+    logits, labels = _batch()
+    without = objective(Objective(name=name))(logits, labels, _PRIOR)
+    labels[3] = NEGATIVE  # which was ignored
+    risk = objective(Objective(name=name, rejected=0.5))(logits, labels, _PRIOR)
+    added = 0.5 * log(1 + exp(logits[3].item()))
+    assert risk.loss.item() == pytest.approx(without.loss.item() + added)
+    assert risk.value.item() == pytest.approx(without.value.item() + added)
+    slope = 0.5 / (1 + exp(-logits[3].item()))
+    assert _gradient(risk, logits)[3] == pytest.approx(slope)

@@ -1,5 +1,7 @@
 """Training repeats itself, resumes to the same result, and learns what it is shown."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -7,10 +9,11 @@ import torch
 from tomopicker.checkpoint import read_checkpoint, write_checkpoint
 from tomopicker.config import Training, preset
 from tomopicker.errors import InputError
-from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED, ball_voxels
+from tomopicker.inference import network_of, score
+from tomopicker.labels import IGNORED, NEGATIVE, POSITIVE, UNLABELLED, ball_voxels
 from tomopicker.network import build
 from tomopicker.pretrained import pretrained_weights
-from tomopicker.task import _split, prepare
+from tomopicker.task import Task, _split, prepare
 from tomopicker.training import (
     Epoch,
     Step,
@@ -189,6 +192,39 @@ def test_the_expected_number_is_estimated_from_the_clicks():
     counted = (task.training[0].labels != IGNORED).sum()
     particles = task.prior.expected * counted / ball_voxels(RADIUS / 2)
     assert 10 < particles < 40
+
+
+def _rejecting(voxels: list[list[float]]) -> Task:
+    tomogram, particles = _tomogram(1)
+    config = preset(
+        "default", radius_angstrom=40, voxel_size=10, expected=18, overrides=SMALL["default"]
+    )
+    wrong = Particles.from_voxels(np.array(voxels), voxel_size=10.0)
+    return prepare(config, [(tomogram, particles.select(np.arange(8)))], rejected=[wrong])
+
+
+def test_rejected_places_are_negative_and_lower_the_scores_there():
+    _, particles = _tomogram(1)
+    others = particles.voxels[8:]  # that a person rejects, though they look as the clicked ones
+    scores = {}
+    for weight in (0.0, 4.0):
+        task = _rejecting(others.tolist())
+        labels = task.training[0].labels
+        for z, y, x in np.rint(others).astype(int):
+            assert labels[z, y, x] == NEGATIVE
+        settings = task.config.objective.model_copy(update={"rejected": weight})
+        config = task.config.model_copy(update={"objective": settings})
+        last = _epochs(replace(task, config=config))[-1].checkpoint
+        volume = score(task.training[0].features, network_of(last), config)
+        at = tuple(np.rint(others).astype(int).T)
+        scores[weight] = volume[at].mean() - volume.mean()
+    assert scores[4.0] < scores[0.0]
+
+
+def test_a_place_that_is_labelled_and_rejected_is_refused():
+    _, particles = _tomogram(1)
+    with pytest.raises(InputError, match=r"that of a labelled particle: take it out of --picks"):
+        _rejecting([(particles.voxels[0] + [0, 1, 0]).tolist()])
 
 
 def test_padding_is_ignored_not_unlabelled():

@@ -86,6 +86,9 @@ class Objective(Stage):
     """Lambda of equation 6."""
     kl_direction: Literal["prior-to-mean", "mean-to-prior"] = "prior-to-mean"
     """KL(prior || mean), as the authors computed it, or KL(mean || prior), as equation 6 prints."""
+    rejected: NotNegative = 0.25
+    """Weight of the mean loss over places that a person rejected (`--negatives`), where there are
+    any."""
 
 
 class Sampling(Stage):

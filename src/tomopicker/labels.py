@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 POSITIVE = 1
 UNLABELLED = 0
+NEGATIVE = 2
+"""The value of voxels of what a person looked at and found to be something else."""
 IGNORED = 255
 """The value of voxels that no objective counts: padding, and voxels without a finite value."""
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import TYPE_CHECKING, Literal, TypeAlias
 
@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tomopicker.labels import POSITIVE, UNLABELLED
+from tomopicker.labels import NEGATIVE, POSITIVE, UNLABELLED
 
 if TYPE_CHECKING:
     from tomopicker.config import Objective, ObjectiveName
@@ -57,7 +57,7 @@ def pn(logits: Tensor, labels: Tensor, prior: Prior, *, gamma: float = 10.0) -> 
         Any shape.
     labels
         Of the same shape, integers: `labels.POSITIVE`, `labels.UNLABELLED`, or
-        `labels.IGNORED`, which counts nowhere.
+        `labels.IGNORED`, which counts nowhere, as `labels.NEGATIVE` does but in `objective`.
     prior
         Of the whole training data, not of the batch.
     gamma
@@ -166,8 +166,20 @@ OBJECTIVES: Mapping[ObjectiveName, Callable[[Objective], RiskFunction]] = {
 
 
 def objective(settings: Objective) -> RiskFunction:
-    """Give the objective that the settings name, with their weights."""
-    return OBJECTIVES[settings.name](settings)
+    """Give the objective that the settings name, with their weights.
+
+    Where voxels are known to be negative, because a person rejected what is there, it adds
+    ``rejected`` R_N⁻, their mean loss, whatever the objective estimates of the others.
+    """
+    estimate = OBJECTIVES[settings.name](settings)
+
+    def compute(logits: Tensor, labels: Tensor, prior: Prior) -> Risk:
+        risk = estimate(logits, labels, prior)
+        losses = F.softplus(_Batch.of(logits, labels).logits)
+        known = settings.rejected * _mean(losses, labels.flatten() == NEGATIVE)
+        return replace(risk, loss=risk.loss + known, value=risk.value + known.detach())
+
+    return compute
 
 
 @dataclass(frozen=True, kw_only=True)

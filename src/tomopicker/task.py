@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
+from scipy.spatial import KDTree
 
 from tomopicker.calibrate import (
     FEWEST_TO_CALIBRATE,
@@ -17,7 +18,15 @@ from tomopicker.calibrate import (
 )
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
-from tomopicker.labels import IGNORED, POSITIVE, ball_voxels, stamp, voxel_radius
+from tomopicker.labels import (
+    IGNORED,
+    NEGATIVE,
+    POSITIVE,
+    UNLABELLED,
+    ball_voxels,
+    stamp,
+    voxel_radius,
+)
 from tomopicker.mask import within
 from tomopicker.matched_filter import RadialFilter, learn_filter
 from tomopicker.peaks import find_peaks
@@ -42,9 +51,11 @@ class Labelled:
     name: str
     features: Features
     labels: NDArray[np.uint8]
-    """``z y x``: POSITIVE, UNLABELLED or IGNORED."""
+    """``z y x``: POSITIVE, UNLABELLED, NEGATIVE or IGNORED."""
     centres: Floats
     """(n, 3) voxels ``z y x`` of the particles stamped into the labels."""
+    rejected: Floats
+    """(m, 3) voxels ``z y x`` of what is known to be something else."""
 
     def sample(self, window: Window) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """(c, s, s, s) channels and (s, s, s) labels; padding is ignored, not unlabelled."""
@@ -72,6 +83,7 @@ def prepare(
     config: Config,
     training: Sequence[tuple[Tomogram, Particles]],
     validation: tuple[Tomogram, Particles] | None = None,
+    rejected: Sequence[Particles] | None = None,
 ) -> Task:
     """Rescale, standardise, label and split the data, and fix the prior.
 
@@ -81,12 +93,20 @@ def prepare(
     Without a validation tomogram, `training.held_out` of the labelled particles of each tomogram
     are kept for validation; their voxels count neither as positive nor as unlabelled in training.
 
+    Parameters
+    ----------
+    training
+        Tomograms with their labelled particles.
+    rejected
+        For each training tomogram what looks like the particle and is not, as a person found.
+
     Raises
     ------
     InputError
         When voxel sizes differ, by more than can be rescaled or at all if nothing is rescaled, the
         particle does not fit the window or the tomogram, too few particles are labelled,
-        validation holds no positive, or the expected count is not above the labelled one.
+        validation holds no positive, the expected count is not above the labelled one, or a
+        place is both labelled and rejected.
     """
     voxel_size = config.working_voxel_size(training[0][0].voxel_size)
     radius = voxel_radius(config.radius_angstrom, voxel_size)
@@ -121,11 +141,15 @@ def prepare(
             radius=round(config.radius_angstrom / voxel_size, 6),
         )
     core = config.labels.core_radius(radius)
+    not_it = [_rejected(*pair, core) for pair in zip(training, rejected or [], strict=False)]
+    not_it = not_it or [np.empty((0, 3)) for _ in training]
     labelled, held = [], []
-    for tomogram, normalisation, (kept, out) in zip(tomograms, normalisations, splits, strict=True):
+    for tomogram, normalisation, (kept, out), wrong in zip(
+        tomograms, normalisations, splits, not_it, strict=True
+    ):
         features = compute_features(tomogram, normalisation, radial)
         elsewhere = stamp(features.shape, out.voxels, radius=radius) > 0
-        labelled.append(_label(tomogram, features, kept, core, elsewhere))
+        labelled.append(_label(tomogram, features, kept, core, elsewhere, wrong))
         if validation is None:
             elsewhere = stamp(features.shape, kept.voxels, radius=radius) > 0
             held.append(_label(tomogram, features, out, core, elsewhere))
@@ -145,7 +169,7 @@ def prepare(
         voxel_size=voxel_size,
         radial=radial,
         validation_tomogram=validation[0].name if validation else None,
-        picks_sha256=_hash([particles for _, particles in training]),
+        picks_sha256=_hash([*(particles for _, particles in training), *(rejected or [])]),
     )
 
 
@@ -221,9 +245,14 @@ def _label(
     particles: Particles,
     core: float,
     elsewhere: NDArray[np.bool_] | None = None,
+    rejected: Floats | None = None,
 ) -> Labelled:
     """Label a tomogram; `elsewhere` are the voxels of particles that belong to another part."""
+    rejected = np.empty((0, 3)) if rejected is None else rejected
     labels = stamp(features.shape, particles.voxels, radius=core)
+    if len(rejected):
+        wrong = stamp(features.shape, rejected, radius=core) == POSITIVE
+        labels[wrong & (labels == UNLABELLED)] = NEGATIVE
     if elsewhere is not None:
         labels[elsewhere & (labels != POSITIVE)] = IGNORED
     unknown = _not_finite(tomogram)
@@ -232,7 +261,29 @@ def _label(
     if tomogram.mask is not None:
         # What was clicked is a particle, whatever the mask says.
         labels[~within(tomogram.mask, features.shape) & (labels != POSITIVE)] = IGNORED
-    return Labelled(name=tomogram.name, features=features, labels=labels, centres=particles.voxels)
+    return Labelled(
+        name=tomogram.name,
+        features=features,
+        labels=labels,
+        centres=particles.voxels,
+        rejected=rejected,
+    )
+
+
+def _rejected(labelled: tuple[Tomogram, Particles], rejected: Particles, core: float) -> Floats:
+    """(m, 3) voxels ``z y x`` of rejected places, none of them a labelled particle's."""
+    tomogram, particles = labelled
+    wrong = replace(rejected, voxel_size=tomogram.voxel_size).voxels
+    if len(wrong) and len(particles):
+        distances, _ = KDTree(particles.voxels).query(wrong)
+        nearest = int(np.argmin(distances))
+        if distances[nearest] < core:
+            z, y, x = wrong[nearest]
+            raise InputError(
+                f"{tomogram.name}: the rejected place at x {x:.1f}, y {y:.1f}, z {z:.1f} (working "
+                "voxels) is that of a labelled particle: take it out of --picks or of --negatives"
+            )
+    return wrong
 
 
 def _check_positive(parts: Sequence[Labelled], stage: str, option: str) -> None:

@@ -24,7 +24,7 @@ from tomopicker.calibrate import (
 from tomopicker.checkpoint import Checkpoint, Description, Priors, load_weights
 from tomopicker.errors import InputError
 from tomopicker.inference import find_candidates, network_of, score
-from tomopicker.labels import IGNORED, POSITIVE
+from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED
 from tomopicker.network import build
 from tomopicker.objectives import objective
 from tomopicker.pretrained import pretrained_weights
@@ -252,7 +252,7 @@ def average_precision(scores: NDArray[np.float32], positive: NDArray[np.bool_]) 
 
 
 def _batches(task: Task, rng: np.random.Generator) -> Iterator[list[tuple[int, Window, bool]]]:
-    """Batches of one epoch: (tomogram, window, only its positive voxels count)."""
+    """Batches of one epoch: (tomogram, window, its unlabelled voxels do not count)."""
     sampling, batch = task.config.sampling, task.config.training.batch
     if sampling.method == "windows":
         windows = [
@@ -268,14 +268,20 @@ def _batches(task: Task, rng: np.random.Generator) -> Iterator[list[tuple[int, W
     clicks = [
         (number, centre) for number, part in enumerate(task.training) for centre in part.centres
     ]
+    rejected = [
+        (number, centre) for number, part in enumerate(task.training) for centre in part.rejected
+    ]
+    # Of those one a batch, and of windows anywhere one at least.
+    others = 1 if rejected and batch - centred > 1 else 0
     volumes = np.array([float(np.prod(part.features.shape)) for part in task.training])
     for _ in range(sampling.steps_per_epoch):
         chosen = [clicks[int(rng.integers(len(clicks)))] for _ in range(centred)]
+        chosen += [rejected[int(rng.integers(len(rejected)))] for _ in range(others)]
         some = [
             (number, _around(centre, sampling.side, task.radius, rng), True)
             for number, centre in chosen
         ]
-        for _ in range(batch - centred):
+        for _ in range(batch - len(chosen)):
             number = int(rng.choice(len(volumes), p=volumes / volumes.sum()))
             some.append((number, _anywhere(task.training[number], sampling.side, rng), False))
         yield some
@@ -316,12 +322,12 @@ def _load(task: Task, windows: Sequence[tuple[int, Window, bool]]) -> tuple[Tens
     side, channels = task.config.sampling.side, 1 + task.config.network.filter_channel
     volumes = np.empty((len(windows), channels, side, side, side), dtype=np.float32)
     labels = np.empty((len(windows), side, side, side), dtype=np.uint8)
-    for i, (number, window, positives_only) in enumerate(windows):
+    for i, (number, window, is_chosen) in enumerate(windows):
         volumes[i], labels[i] = task.training[number].sample(window)
-        if positives_only:
+        if is_chosen:
             # Unlabelled voxels near a click are no fair sample of all unlabelled voxels, whose
             # mean the objective needs; the uniform windows give that one.
-            labels[i][labels[i] != POSITIVE] = IGNORED
+            labels[i][labels[i] == UNLABELLED] = IGNORED
     return torch.from_numpy(volumes), torch.from_numpy(labels)
 
 

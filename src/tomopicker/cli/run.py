@@ -277,6 +277,22 @@ def read_labelled(
     return labelled
 
 
+def read_negatives(
+    path: Path | None, labelled: Sequence[tuple[Tomogram, Particles]]
+) -> list[Particles] | None:
+    """Read what was rejected in the tomograms to learn from; None where nothing was given."""
+    from tomopicker.io.particles import check_inside, read_picks_for
+
+    if path is None:
+        return None
+    tomograms = [tomogram for tomogram, _ in labelled]
+    # Not in every tomogram something was rejected, and not in every one something was clicked.
+    tables = read_picks_for(path, tomograms, skip_unmatched=True, allow_none=len(tomograms) > 1)
+    for tomogram, table in zip(tomograms, tables, strict=True):
+        check_inside(table, tomogram.shape, path)
+    return tables
+
+
 def masks_of(place: Path | None, names: Sequence[str]) -> dict[str, Path] | None:
     """Find the masks that `--mask` names; None for an automatic one, or none at all."""
     from tomopicker.io.tomograms import find_masks

@@ -55,6 +55,13 @@ def train(
         ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to make.", show_default=False)],
+    negatives: Annotated[
+        Path | None,
+        typer.Option(
+            help="Places that are not the particle, as rejected picks; in a file as --picks.",
+            show_default=False,
+        ),
+    ] = None,
     radius: Annotated[
         str | None, typer.Option(help="Particle radius, as 160A or 12vx.", show_default=False)
     ] = None,
@@ -115,6 +122,7 @@ def train(
         masked,
         masks_of,
         read_labelled,
+        read_negatives,
         rescaling,
     )
     from tomopicker.config import preset as make_config
@@ -133,6 +141,7 @@ def train(
         labelled = read_labelled(
             tomograms, picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
         )
+        rejected = read_negatives(negatives, labelled)
         validation = None
         if val_tomogram is not None and val_picks is not None:
             found = read_labelled(
@@ -173,7 +182,7 @@ def train(
 
         labelled = [give_mask(*pair) for pair in labelled]
         validation = validation and give_mask(*validation)
-        task = prepare(config, labelled, validation)
+        task = prepare(config, labelled, validation, rejected)
         run = Run.create(out, config) if is_first and not resume else Run.resume(out)
         start = _last_epoch(run) if resume else None
     if not is_first:
@@ -221,6 +230,9 @@ def _report_task(run: Run, task: Task) -> None:
         f"{clicks} particles to learn from in {len(task.training)} tomogram(s), {held} to validate "
         f"on ({where}); radius {task.radius} voxels of {task.voxel_size:.4g} Å"
     )
+    rejected = sum(len(part.rejected) for part in task.training)
+    if rejected:
+        run.say(f"{rejected} rejected places to tell it from")
     run.say(
         f"Preset {task.config.preset}, objective {task.config.objective.name}, prior of the "
         f"unlabelled voxels {task.prior.unlabelled:.4f}"
