@@ -8,7 +8,18 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from tomopicker.cli import benchmark, demo, evaluate, inspect, pick, plot, simulate, train
+from tomopicker.cli import (
+    benchmark,
+    demo,
+    evaluate,
+    inspect,
+    pick,
+    plot,
+    review,
+    serve,
+    simulate,
+    train,
+)
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -30,6 +41,8 @@ for command in (
     pick.pick,
     evaluate.evaluate,
     plot.plot,
+    serve.serve,
+    review.review,
 ):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")
