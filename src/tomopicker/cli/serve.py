@@ -49,27 +49,26 @@ def serve(
     from tomopicker.serve.guard import new_token
     from tomopicker.serve.session import Session
 
-    bound = _bind(port)
-    session = Session.open(folder, [*(tomograms or ()), *(more or ())], voxel_size=voxel_size)
-    workbench = Workbench(session)
-    try:
-        if run is not None:
-            workbench.rounds.adopt(run)
-        token = new_token()
-        number = bound.getsockname()[1]
-        typer.echo(_WHERE.format(number=number, token=token, host=socket.gethostname()))
-        config = uvicorn.Config(
-            make_app(workbench, token=token),
-            # Its log would print the token with every request.
-            access_log=False,
-            log_level="warning",
-            server_header=False,
-            timeout_graceful_shutdown=2,
-        )
-        uvicorn.Server(config).run(sockets=[bound])
-    finally:
-        workbench.close()
-        bound.close()
+    with _bind(port) as bound:
+        session = Session.open(folder, [*(tomograms or ()), *(more or ())], voxel_size=voxel_size)
+        workbench = Workbench(session)
+        try:
+            if run is not None:
+                workbench.rounds.adopt(run)
+            token = new_token()
+            number = bound.getsockname()[1]
+            typer.echo(_WHERE.format(number=number, token=token, host=socket.gethostname()))
+            config = uvicorn.Config(
+                make_app(workbench, token=token),
+                # Its log would print the token with every request.
+                access_log=False,
+                log_level="warning",
+                server_header=False,
+                timeout_graceful_shutdown=2,
+            )
+            uvicorn.Server(config).run(sockets=[bound])
+        finally:
+            workbench.close()
 
 
 _WHERE = """The workbench is at
@@ -86,6 +85,8 @@ def _bind(port: int) -> socket.socket:
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind(("127.0.0.1", port))
+        # A browser that is quicker than the server waits, instead of being refused.
+        bound.listen(128)
     except OSError as error:
         bound.close()
         raise InputError(

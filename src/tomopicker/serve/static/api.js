@@ -1,7 +1,8 @@
 // What the page asks the server; every refusal is shown, in the server's words.
 
+// What a person can put right, as opposed to a fault of the page.
 export class Refused extends Error {
-  constructor(message, status, answer) {
+  constructor(message, status = null, answer = {}) {
     super(message);
     this.status = status;
     this.answer = answer;

@@ -1,6 +1,6 @@
 // Step 4: lists for other programs.
 
-import { postJSON } from "./api.js";
+import { Refused, postJSON } from "./api.js";
 import { $, attempt, clearReport, listen, refresh, state } from "./state.js";
 import { fillRounds } from "./training.js";
 
@@ -22,7 +22,7 @@ async function write(tomograms) {
   };
   if ($("export-round").value) wish.round = Number($("export-round").value);
   if (!$("pixel-field").hidden) {
-    if (!$("pixel").value) throw new Error("This format counts in pixels of the tilt series: give their size in ångström.");
+    if (!$("pixel").value) throw new Refused("This format counts in pixels of the tilt series: give their size in ångström.");
     wish.pixel_size = Number($("pixel").value);
   }
   const { folder, files } = await postJSON("api/exports", wish);

@@ -3,7 +3,7 @@
 import { getJSON } from "./api.js";
 import { setUpExporting } from "./exporting.js";
 import { setUpParticles } from "./particles.js";
-import { answer, openReview, setUpReview, startReview } from "./review.js";
+import { answer, openReview, reviewRound, setUpReview, startReview } from "./review.js";
 import {
   $, AXES, act, attempt, changed, clearReport, goTo, goToTomogram, listen, refresh, state, suitLook,
 } from "./state.js";
@@ -23,6 +23,7 @@ function makeLarge(axis) {
 }
 
 function openTab(name) {
+  state.tab = name;
   for (const one of TABS) {
     const chosen = one === name;
     $(`tab-${one}`).setAttribute("aria-selected", String(chosen));
@@ -40,7 +41,7 @@ async function undo(which) {
     $("tomogram").value = String(done.tomogram);
     await goToTomogram(done.tomogram);
   }
-  if (done.did === "judge" && $("tab-review").getAttribute("aria-selected") === "true") await openReview();
+  if (done.did === "judge" && state.tab === "review") await openReview();
   else if (done.at) goTo(done.at);
 }
 
@@ -211,6 +212,10 @@ async function watch() {
         || session.job?.state !== before.job?.state
         || JSON.stringify(session.rounds) !== JSON.stringify(before.rounds);
       state.session = session;
+      if (session.job?.kind === "pick" && session.job.state === "done" && before.job?.state === "running") {
+        // What was picked just now is what there is to review.
+        reviewRound(session.job.round);
+      }
       if (news || state.tomogram.proposals.state === "busy") await refresh();
       changed();
     } catch (error) {

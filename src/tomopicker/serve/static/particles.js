@@ -1,6 +1,6 @@
 // Step 1: the particle's size, clicks, and what the matched filter proposes from them.
 
-import { postJSON } from "./api.js";
+import { Refused, postJSON } from "./api.js";
 import { deleteSelected } from "./view.js";
 import { $, act, attempt, changed, clearReport, listen, refresh, shownProposals, state, suitLook } from "./state.js";
 
@@ -9,7 +9,7 @@ const STEP = 5; // clicks after which to propose again
 export function setUpParticles(startReview) {
   $("diameter").addEventListener("change", () => attempt(async () => {
     const diameter = Number($("diameter").value);
-    if (!(diameter > 0)) throw new Error("The diameter must be a number of ångström above 0.");
+    if (!(diameter > 0)) throw new Refused("The diameter must be a number of ångström above 0.");
     await postJSON("api/diameter", { diameter });
     clearReport();
     await refresh();
@@ -84,7 +84,7 @@ function hint(count, session) {
 function progress(proposals, count, session) {
   if (proposals.state === "busy") return "Looking for what looks alike …";
   if (proposals.state === "failed") return `No proposals: ${proposals.why}`;
-  if (proposals.clicks) return `Learned from ${proposals.clicks} particles; these are not in your list until you accept them.`;
+  if (proposals.clicks) return `Learned from ${proposals.clicks} particles; click a circle to accept it, right-click to reject.`;
   if (!session.diameter) return "Set the particle's diameter first.";
   return `After ${session.fewest} clicks, the rest is proposed within seconds.`;
 }

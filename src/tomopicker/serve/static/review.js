@@ -1,6 +1,7 @@
 // Step 3: verdicts by key on what the model or the matched filter found.
 
-import { $, act, attempt, changed, goTo, listen, refreshReview, state } from "./state.js";
+import { $, attempt, changed, goTo, listen, refreshReview, state } from "./state.js";
+import { judge } from "./view.js";
 
 let views = [];
 let lastShown = "";
@@ -19,12 +20,19 @@ export function setUpReview(allViews) {
 }
 
 export async function startReview(source) {
-  if ($("tab-review").getAttribute("aria-selected") !== "true") $("tab-review").click();
   state.source = source;
+  if (state.tab !== "review") $("tab-review").click();
   if (source === "proposals") state.order = "best";
   else if (state.order === "best") state.order = "teach";
   $("order").value = state.order;
   await attempt(next);
+}
+
+export function reviewRound(number) {
+  state.source = String(number);
+  state.review = null;
+  if (state.order === "best") state.order = "teach";
+  $("order").value = state.order;
 }
 
 // When the step is opened: the newest picks of this tomogram, or else the proposals.
@@ -59,12 +67,10 @@ async function next() {
 // The candidate that is selected, whether the queue or a click chose it.
 export async function answer(said) {
   if (state.selected?.kind !== "candidate") return;
-  const { one, from } = state.selected;
+  const what = state.selected;
   state.selected = null;
-  const order = from === "proposals" ? "best" : state.order;
-  const done = await act({ do: "judge", tomogram: state.tomogram.name, answer: said, order, shown: [one] });
-  const walking = $("tab-review").getAttribute("aria-selected") === "true";
-  if (done && walking && state.source) await attempt(next);
+  const done = await judge(said, what);
+  if (done && state.tab === "review" && state.source) await attempt(next);
   changed();
 }
 

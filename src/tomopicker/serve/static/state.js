@@ -11,6 +11,7 @@ export const state = {
   cursor: [0, 0, 0],
   selected: null, // {kind: "particle", number} or {kind: "candidate", at}
   large: "z",
+  tab: "particles",
   marks: true,
   look: { thickness: 5, smoothing: 1, contrast: 0, brightness: 0 },
   chosen: false, // whether a person has set how slices are shown

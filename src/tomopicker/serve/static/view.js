@@ -281,16 +281,16 @@ export class SliceView {
   }
 
   pressed(event) {
-    if (!state.tomogram || event.button > 1) return;
+    if (!state.tomogram) return;
     this.canvas.focus();
     this.canvas.setPointerCapture(event.pointerId);
-    const what = state.marks && event.button === 0 && !event.shiftKey ? this.hit(event.offsetX, event.offsetY) : null;
+    const what = state.marks && event.button !== 1 && !event.shiftKey ? this.hit(event.offsetX, event.offsetY) : null;
     this.drag = {
       x: event.offsetX, y: event.offsetY, what, far: false, button: event.button,
       middle: [...this.middle],
-      particle: what?.kind === "particle" ? what.number : null,
+      particle: event.button === 0 && what?.kind === "particle" ? what.number : null,
     };
-    if (what?.kind === "particle") {
+    if (this.drag.particle !== null) {
       const at = [...what.one.at];
       this.drag.offset = this.voxel(event.offsetX, event.offsetY).map((value, axis) => at[axis] - value);
       this.drag.offset[this.index] = 0;
@@ -329,10 +329,15 @@ export class SliceView {
       return;
     }
     this.drag = null;
+    if (drag.button === 2 && drag.what?.kind === "candidate") {
+      await judge("reject", drag.what);
+      return;
+    }
     if (drag.button !== 0) return;
     const at = this.voxel(event.offsetX, event.offsetY);
     if (!this.inside(at)) return;
     if (event.shiftKey) goTo(at);
+    else if (drag.what?.from === "proposals" && state.tab === "particles") await judge("accept", drag.what);
     else if (drag.what) this.select(drag.what);
     else await addAt(at);
   }
@@ -362,6 +367,17 @@ export class SliceView {
     at[this.index] = Math.round(at[this.index]) + steps;
     goTo(at);
   }
+}
+
+// A verdict on a candidate, which the queue or a click on its circle has chosen.
+export async function judge(answer, { one, from }) {
+  const order = from === "proposals" ? "best" : state.order;
+  const done = await act({ do: "judge", tomogram: state.tomogram.name, answer, order, shown: [one] });
+  if (done && answer === "accept") {
+    goTo(one.at);
+    document.dispatchEvent(new CustomEvent("added"));
+  }
+  return done;
 }
 
 export async function addAt(at) {
