@@ -22,7 +22,10 @@ from tomopicker.io.tomograms import read_tomogram
 
 Command = Callable[..., Outcome]
 
-COMMANDS = ("demo", "simulate", "inspect", "train", "pick", "evaluate", "plot", "benchmark")
+COMMANDS = (
+    *("demo", "simulate", "inspect", "train", "pick", "evaluate", "plot", "serve", "review"),
+    "benchmark",
+)
 COUNTS = {"precision", "recall", "f1", "true_positives", "false_positives", "false_negatives"}
 
 

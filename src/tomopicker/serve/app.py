@@ -18,7 +18,7 @@ from tomopicker.serve.exports import ExportWish, export, exported_files, writabl
 from tomopicker.serve.guard import Guard
 from tomopicker.serve.notes import ACTION, Voxel
 from tomopicker.serve.proposals import FEWEST, Proposer, Wish
-from tomopicker.serve.rounds import PickWish, Rounds, TrainWish
+from tomopicker.serve.rounds import PickWish, Rounds, TrainWish, takes_negatives
 from tomopicker.serve.slices import Axis, Look, NotYetError, Slices
 from tomopicker.verdicts import Candidate, Order, counts, precision, queue
 
@@ -155,6 +155,8 @@ class Workbench:
             "formats": writable_formats(),
             "exports": sorted(exported_files(session)),
             "fewest": FEWEST,
+            "rejected": counts(notes.verdicts)["reject"],
+            "takes_negatives": takes_negatives(),
         }
 
     def tomogram(self, number: int) -> dict[str, Any]:

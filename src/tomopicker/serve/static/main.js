@@ -68,10 +68,10 @@ function showSliders() {
   $("slice").value = at;
   $("slice-value").textContent = `${state.large} = ${at} of ${state.tomogram.shape[index]}`;
   for (const name of ["thickness", "smoothing"]) $(name).value = state.look[name];
-  $("thickness-value").textContent = state.look.thickness === 1 ? "1 slice" : `${state.look.thickness} slices`;
+  $("thickness-value").textContent = String(state.look.thickness);
   $("contrast-value").textContent = `× ${(2 ** state.look.contrast).toFixed(2)}`;
   $("brightness-value").textContent = state.look.brightness.toFixed(2);
-  $("smoothing-value").textContent = `${state.look.smoothing} voxels`;
+  $("smoothing-value").textContent = String(state.look.smoothing);
 }
 
 function showHeader() {

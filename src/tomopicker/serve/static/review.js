@@ -118,6 +118,6 @@ function sample(review) {
   if (state.source === "proposals" || state.order !== "random") return "";
   const { count, share, low, high } = review.sample;
   const percent = (value) => `${Math.round(100 * value)} %`;
-  if (!count) return "Judge 20 or more: the share of right ones among them holds for the whole list.";
-  return `Of ${count} picks drawn at random, ${percent(share)} are right: of all ${review.picked} picks, between ${percent(low)} and ${percent(high)}.`;
+  if (!count) return "Judge 20 or more of these picks, drawn at random: the share of right ones tells of all that nobody has looked at.";
+  return `Of ${count} picks drawn at random, ${percent(share)} are right: of all that nobody had looked at, between ${percent(low)} and ${percent(high)}.`;
 }

@@ -69,6 +69,12 @@ function label(round) {
   return round.whole ? `round ${round.number}` : `round ${round.number} (not finished)`;
 }
 
+function rejections(session) {
+  return session.takes_negatives
+    ? `, and from ${session.rejected} rejected place${session.rejected > 1 ? "s" : ""}.`
+    : `. What was rejected (${session.rejected}) stays out of the lists, but this version does not learn from it.`;
+}
+
 function show() {
   if (!state.session || !state.tomogram) return;
   const { session } = state;
@@ -76,10 +82,9 @@ function show() {
   const busy = job?.state === "running";
   const particles = session.tomograms.reduce((sum, one) => sum + one.particles, 0);
   const taught = session.tomograms.filter((one) => one.particles).length;
-  const rejected = state.tomogram.rejected.length;
   $("train-with").textContent = particles
     ? `Learns from ${particles} particles in ${taught} tomogram${taught > 1 ? "s" : ""}`
-      + (rejected ? `, and from what was rejected (${rejected} here).` : ".")
+      + (session.rejected ? rejections(session) : ".")
     : "Click some particles first.";
   $("train").disabled = $("retrain").disabled = busy || !particles || !session.diameter;
   fillRounds($("pick-round"));

@@ -4,7 +4,7 @@ import { Refused, getPicture } from "./api.js";
 import { AXES, act, attempt, changed, goTo, radius, report, shownProposals, state } from "./state.js";
 
 const COLOURS = { click: "#2ee6a8", proposal: "#ffb000", pick: "#56b4e9", rejected: "#ff7a5c" };
-const DASHES = { click: [], proposal: [5, 4], pick: [2, 3] };
+const DASHES = { click: [], proposal: [5, 4], pick: [3, 3] };
 const KEPT = 48; // slices, to go back and forth without asking again
 const NEAR = 4; // pixels that a click may shake
 
@@ -222,7 +222,7 @@ export class SliceView {
       context.stroke();
     }
     context.strokeStyle = chosen ? "#ffffff" : COLOURS[kind];
-    context.lineWidth = chosen ? 2 : away < 1 ? 2.2 : 1.3;
+    context.lineWidth = chosen ? 2 : away < 1 ? 2.2 : 1.5;
     context.beginPath();
     context.arc(x, y, cut, 0, 2 * Math.PI);
     context.stroke();
