@@ -24,7 +24,7 @@ from tomopicker.errors import InputError
 from tomopicker.io.particles import read_particles
 from tomopicker.io.tomograms import read_tomogram, write_volume
 from tomopicker.serve import rounds, slices
-from tomopicker.serve.app import STATIC, Workbench, make_app
+from tomopicker.serve.app import STATIC, make_app
 from tomopicker.serve.exports import final_list, writable_formats
 from tomopicker.serve.journal import Journal, read_journal
 from tomopicker.serve.notes import Add, Delete, Entry, Judge, Move, Notes, Shown
@@ -32,6 +32,7 @@ from tomopicker.serve.proposals import bin_tomogram, learn, propose
 from tomopicker.serve.rounds import explain, read_candidates
 from tomopicker.serve.session import Session, read_verdicts
 from tomopicker.serve.slices import Look, NotYetError, Slices
+from tomopicker.serve.workbench import Workbench
 from tomopicker.types import Tomogram
 from tomopicker.verdicts import Candidate
 
@@ -113,6 +114,11 @@ def test_nothing_comes_without_the_token(page: TestClient, address: str):
     assert "with its token" in answer.json()["error"]
 
 
+def test_the_slash_at_the_end_is_asked_for(page: TestClient):
+    answer = page.get(f"http://127.0.0.1:8765/{TOKEN}")
+    assert (answer.status_code, "slash" in answer.json()["error"]) == (404, True)
+
+
 @pytest.mark.parametrize(
     "host", ["evil.example", "evil.example:8765", "127.0.0.1.evil.example", "192.168.1.5", "", "["]
 )
@@ -190,7 +196,7 @@ def test_what_is_too_large_or_no_json_is_refused(page: TestClient):
     chunks = page.post(
         "api/act", content=iter([b"{}"]), headers={"content-type": "application/json"}
     )
-    assert chunks.status_code == 413
+    assert chunks.status_code == 411
 
 
 # ------------------------------------------------------------------ what it is told
@@ -755,6 +761,15 @@ def test_rejected_candidates_are_handed_to_training_where_it_takes_them(
         # A setting cannot become another option.
         assert "--set=--out=elsewhere" in commands[-1]
     assert "--radius=60A" in commands[-1]
+    # To go on is the same command, which is resumed once there is something to resume.
+    first = commands[-1]
+    workbench.rounds.train(rounds.TrainWish(resume=2))
+    assert commands[-1] == first
+    run = workbench.rounds.get(2).run
+    run.mkdir()
+    (run / "config.json").touch()
+    workbench.rounds.train(rounds.TrainWish(resume=2))
+    assert commands[-1] == [*first, "--resume"]
 
 
 def test_what_a_crashed_server_left_at_work_is_known_to_the_next(simulated: Path, tmp_path: Path):

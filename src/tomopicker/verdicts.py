@@ -138,7 +138,7 @@ def teaching_order(
     scores: Floats,
     *,
     radius: float,
-    most: int = 1000,
+    most: int = 300,
 ) -> NDArray[np.intp]:
     """Order candidates by how much a verdict on each would teach, the most first.
 

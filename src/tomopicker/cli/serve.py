@@ -39,7 +39,7 @@ def serve(
     try:
         import uvicorn
 
-        from tomopicker.serve.app import Workbench, make_app
+        from tomopicker.serve.app import make_app
     except ModuleNotFoundError as error:
         if error.name not in ("starlette", "uvicorn"):
             raise
@@ -48,6 +48,7 @@ def serve(
         ) from error
     from tomopicker.serve.guard import new_token
     from tomopicker.serve.session import Session
+    from tomopicker.serve.workbench import Workbench
 
     with _bind(port) as bound:
         session = Session.open(folder, [*(tomograms or ()), *(more or ())], voxel_size=voxel_size)

@@ -19,7 +19,7 @@ _LARGEST = 4 << 20
 
 _HEADERS = {
     "content-security-policy": (
-        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; "
+        "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; "
         "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'"
     ),
     "x-content-type-options": "nosniff",
@@ -77,11 +77,15 @@ class Guard:
         origin = headers.get(b"origin")
         if origin is not None and _host(urlsplit(origin).netloc) not in HOSTS:
             return 403, "another page may not use the workbench"
-        token = path.split("/")[1] if path.startswith("/") else ""
+        token, slash, _ = path.removeprefix("/").partition("/")
         if not hmac.compare_digest(token.encode(), self._token.encode()):
             return 403, "open the whole address that tomopicker serve printed, with its token"
+        if not slash:
+            return 404, "open the address that tomopicker serve printed, with the slash at its end"
         length = headers.get(b"content-length", "0")
-        if b"transfer-encoding" in headers or not length.isdecimal() or int(length) > _LARGEST:
+        if b"transfer-encoding" in headers or not length.isdecimal():
+            return 411, "say how long the request is"
+        if int(length) > _LARGEST:
             return 413, "that is more than the workbench takes at once"
         return None
 

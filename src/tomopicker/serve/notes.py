@@ -36,6 +36,11 @@ class Add(_Part):
     tomogram: str
     at: tuple[Voxel, ...] = Field(min_length=1)
 
+    @property
+    def places(self) -> tuple[Voxel, ...]:
+        """Where it happens."""
+        return self.at
+
 
 class Move(_Part):
     """Move a particle."""
@@ -45,6 +50,11 @@ class Move(_Part):
     particle: int
     at: Voxel
 
+    @property
+    def places(self) -> tuple[Voxel, ...]:
+        """Where it happens."""
+        return (self.at,)
+
 
 class Delete(_Part):
     """Take particles away, and the verdicts that they came of."""
@@ -52,6 +62,11 @@ class Delete(_Part):
     do: Literal["delete"] = "delete"
     tomogram: str
     particles: tuple[int, ...] = Field(min_length=1)
+
+    @property
+    def places(self) -> tuple[Voxel, ...]:
+        """Nowhere that is told: what is gone has no place."""
+        return ()
 
 
 class Judge(_Part):
@@ -63,9 +78,13 @@ class Judge(_Part):
     order: Order
     shown: tuple[Shown, ...] = Field(min_length=1)
 
+    @property
+    def places(self) -> tuple[Voxel, ...]:
+        """Where it happens."""
+        return tuple(one.at for one in self.shown)
+
 
 Action: TypeAlias = Annotated[Add | Move | Delete | Judge, Field(discriminator="do")]
-ACTION: TypeAdapter[Action] = TypeAdapter(Action)
 
 
 class Entry(_Part):
@@ -99,8 +118,8 @@ class Notes:
         self.particles: dict[int, Particle] = {}
         self.verdicts: tuple[Verdict, ...] = ()
         self.next_number = 1
-        self._done: list[Entry] = []
-        self._undone: list[Entry] = []
+        self._done: list[tuple[Action, Entry]] = []
+        self._undone: list[tuple[Action, Entry]] = []
 
     @property
     def can_undo(self) -> bool:
@@ -128,39 +147,42 @@ class Notes:
             raise InputError("there is nothing to undo")
         if entry.what == "redo" and not self._undone:
             raise InputError("there is nothing to redo")
-        wanted: tuple[int, ...] = ()
         if isinstance(entry.what, Move):
-            wanted = (entry.what.particle,)
+            wanted: tuple[int, ...] = (entry.what.particle,)
         elif isinstance(entry.what, Delete):
             wanted = entry.what.particles
+        else:
+            return
         for number in wanted:
             particle = self.particles.get(number)
-            if particle is None or particle.tomogram != getattr(entry.what, "tomogram", None):
+            if particle is None or particle.tomogram != entry.what.tomogram:
                 raise InputError(
                     f"particle {number} is not there any more, perhaps changed in another window; "
                     "reload the page"
                 )
 
-    def apply(self, entry: Entry) -> Entry:
-        """Take in an entry that passed `check`; returns the one whose effect it changes."""
-        if entry.what == "undo":
-            last = self._done.pop()
-            self._undone.append(last)
-            # Actions are few and cheap: doing all of them again has no inverse to get wrong.
-            self.particles, self.verdicts = {}, ()
-            for one in self._done:
-                self._do(one)
-            return last
-        if entry.what == "redo":
-            entry = self._undone.pop()
-        else:
-            self._undone.clear()
-        self._done.append(entry)
-        self._do(entry)
-        return entry
-
-    def _do(self, entry: Entry) -> None:
+    def apply(self, entry: Entry) -> Action:
+        """Take in an entry that passed `check`; returns what is done, undone or done again."""
         match entry.what:
+            case "undo":
+                last = self._done.pop()
+                self._undone.append(last)
+                # Actions are few and cheap: doing all of them again has no inverse to get wrong.
+                self.particles, self.verdicts = {}, ()
+                for action, of in self._done:
+                    self._do(action, of)
+                return last[0]
+            case "redo":
+                action, entry = self._undone.pop()
+            case _:
+                action = entry.what
+                self._undone.clear()
+        self._done.append((action, entry))
+        self._do(action, entry)
+        return action
+
+    def _do(self, action: Action, entry: Entry) -> None:
+        match action:
             case Add(tomogram=tomogram, at=places):
                 for number, place in enumerate(places, start=entry.first):
                     self._put(Particle(number=number, tomogram=tomogram, voxel=place))
@@ -170,7 +192,7 @@ class Notes:
                 for number in numbers:
                     verdict = self.particles.pop(number).of
                     self.verdicts = tuple(one for one in self.verdicts if one is not verdict)
-            case Judge() as action:
+            case Judge():
                 for number, shown in enumerate(action.shown, start=entry.first):
                     self._judge(number, shown, action, entry)
 

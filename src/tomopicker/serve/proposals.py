@@ -30,6 +30,9 @@ _LEAST_RADIUS = 4.0
 _EXCLUSION = 0.8
 """Least distance between two proposals, in particle radii, as preset default's picks."""
 
+_FIRST = 20
+"""Proposals that are shown at first, even where they are less like the clicks."""
+
 _MOST = 500
 """Proposals: centres take longer than all else, and nobody goes through more by eye."""
 
@@ -42,8 +45,8 @@ class Proposals:
     """(n, 3) centres ``z y x`` in the tomogram's voxels."""
     scores: Floats
     """(n,) correlation in standard deviations of the whole tomogram's."""
-    suggested: int
-    """How many are as like as the middle one of the clicked particles."""
+    least: float
+    """Score from which they are shown at first: that of the middle one of the clicked particles."""
     clicks: int
     """That the filter was learned from."""
 
@@ -149,7 +152,7 @@ def propose(
     return Proposals(
         voxels=voxels[new],
         scores=scores,
-        suggested=int(np.clip((scores >= floor).sum(), min(20, len(scores)), _MOST)),
+        least=min(floor, float(scores[:_FIRST].min(initial=np.inf))),
         clicks=len(clicks),
     )
 
@@ -164,6 +167,7 @@ class Proposer:
         self._results: dict[str, Proposals] = {}
         self._errors: dict[str, str] = {}
         self._binned: dict[tuple[str, float], Binned] = {}
+        self._closed = False
         self.revision = 0
         threading.Thread(target=self._work, daemon=True).start()
 
@@ -171,6 +175,12 @@ class Proposer:
         """Wish for proposals; a wish that waits is replaced."""
         with self._lock:
             self._wish = wish
+            self._lock.notify()
+
+    def close(self) -> None:
+        """Take no more wishes."""
+        with self._lock:
+            self._closed = True
             self._lock.notify()
 
     def state(self, name: str) -> tuple[str, Proposals | None, str]:
@@ -191,7 +201,9 @@ class Proposer:
     def _work(self) -> None:
         while True:
             with self._lock:
-                self._lock.wait_for(lambda: self._wish is not None)
+                self._lock.wait_for(lambda: self._wish is not None or self._closed)
+                if self._closed:
+                    return
                 wish = self._busy = self._wish
                 self._wish = None
             if wish is not None:

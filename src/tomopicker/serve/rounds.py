@@ -9,6 +9,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import os
 import signal
 import subprocess
@@ -16,6 +17,7 @@ import sys
 import threading
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
@@ -110,8 +112,7 @@ class Round:
 
     def name(self) -> str:
         """Name for the record: the round and the beginning of the checkpoint's SHA-256."""
-        with self.model.open("rb") as file:
-            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        digest = _digest(self.model, self.model.stat().st_mtime_ns)
         return f"round {self.number} ({digest[:12]})"
 
     def picked(self) -> list[str]:
@@ -452,12 +453,12 @@ def read_candidates(path: Path, tomogram: str, *, model: str) -> list[Candidate]
     for line, row in enumerate(rows, start=2):
         try:
             z, y, x = (float(row[axis]) for axis in "zyx")
-            chance = row.get("probability")
+            chance = float(row.get("probability") or "nan")
             candidate = Candidate(
                 tomogram=tomogram,
                 voxel=(z, y, x),
                 score=float(row["score"]),
-                probability=float(chance) if chance else None,
+                probability=chance if math.isfinite(chance) else None,
                 picked=row.get("picked", "1").strip().lower() in ("1", "true"),
                 model=model,
             )
@@ -487,6 +488,13 @@ def explain(code: int, log: str) -> str:
     if code < 0:
         return f"The system ended it (signal {-code}); start it again."
     return "This is a fault in TomoPicker, not in your data: please report it with the log below."
+
+
+@lru_cache
+def _digest(path: Path, changed: int) -> str:
+    """SHA-256 of a file that was last changed then."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _write_table(names: Sequence[str], voxels_of: Callable[[str], Floats], path: Path) -> None:

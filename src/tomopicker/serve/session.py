@@ -21,7 +21,7 @@ from tomopicker.io.particles import write_particles
 from tomopicker.io.tomograms import SUFFIXES, read_tomogram
 from tomopicker.io.whole import whole_file
 from tomopicker.serve.journal import Journal, read_journal
-from tomopicker.serve.notes import Entry, Judge, Notes, read_entry
+from tomopicker.serve.notes import Entry, Notes, read_entry
 from tomopicker.types import Particles
 
 if TYPE_CHECKING:
@@ -190,8 +190,8 @@ class Session:
             raise InputError("set the particle's diameter first")
         return self.settings.diameter / 2
 
-    def act(self, what: Action | Literal["undo", "redo"]) -> Entry:
-        """Do something, and have it on the disk; returns the entry whose effect changed.
+    def act(self, what: Action | Literal["undo", "redo"]) -> Action:
+        """Do something, and have it on the disk; returns what was done, undone or done again.
 
         Raises
         ------
@@ -211,8 +211,7 @@ class Session:
             self.journal.append(entry.model_dump(mode="json", exclude_defaults=False))
             changed = self.notes.apply(entry)
             self.revision += 1
-            if not isinstance(changed.what, str):
-                self._write_tables(changed.what.tomogram)
+            self._write_tables(changed.tomogram)
             return changed
 
     def voxels(self, tomogram: str) -> Floats:
@@ -235,14 +234,7 @@ class Session:
     def _check_inside(self, action: Action) -> None:
         """Refuse places outside of the tomogram, which no page can have meant."""
         shape = self.tomogram(self.number_of(action.tomogram)).shape
-        places: list[tuple[float, float, float]] = []
-        if isinstance(action, Judge):
-            places = [one.at for one in action.shown]
-        elif action.do == "add":
-            places = list(action.at)
-        elif action.do == "move":
-            places = [action.at]
-        for place in places:
+        for place in action.places:
             for axis, value, size in zip("zyx", place, shape, strict=True):
                 if not -0.5 <= value <= size - 0.5:
                     raise InputError(

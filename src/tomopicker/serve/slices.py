@@ -60,6 +60,10 @@ class Slices:
         self._across = _Across(self._data)
         self._greys: dict[tuple[int, float], tuple[float, float]] = {}
 
+    def close(self) -> None:
+        """Stop what is being prepared; nothing more is asked of these slices."""
+        self._across.stopped = True
+
     def picture(self, axis: Axis, at: int, look: Look) -> bytes:
         """Draw a slice as JPEG, rows and columns ``y x``, ``z x`` or ``y z``.
 
@@ -125,8 +129,9 @@ class _Across:
     """
 
     def __init__(self, data: Volume) -> None:
+        self.stopped = False
         self._data = data
-        self._small = data.nbytes <= _SMALL
+        self._small = math.prod(data.shape) * data.dtype.itemsize <= _SMALL
         self._copy: NDArray[np.uint8] | None = None
         self._share = 0.0
         self._error: OSError | MemoryError | None = None
@@ -158,7 +163,9 @@ class _Across:
             depth, rows, columns = self._data.shape
             copy = np.empty((depth, columns, rows), dtype=np.uint8)
             for z in range(depth):
-                plane = self._data[z].astype(np.float32)
+                if self.stopped:
+                    return
+                plane = np.asarray(self._data[z]).astype(np.float32)
                 plane -= np.float32(low)
                 plane *= np.float32(255 / (high - low))
                 np.clip(plane, 0, 255, out=plane)
@@ -182,7 +189,7 @@ def wide_range(data: Volume) -> tuple[float, float]:
     depth, rows, columns = data.shape
     step = max(1, math.isqrt(rows * columns // 50_000))
     planes = np.unique(np.linspace(0, depth - 1, _PLANES).astype(int)).tolist()
-    sample = np.concatenate([np.asarray(data[z, ::step, ::step]).ravel() for z in planes])
+    sample = np.concatenate([np.asarray(data[z])[::step, ::step].ravel() for z in planes])
     sample = sample[np.isfinite(sample)].astype(np.float64)
     if not len(sample):
         raise InputError("the tomogram holds no finite number; reconstruct it again")
@@ -195,7 +202,7 @@ def _mean(planes: Volume, axis: int) -> NDArray[np.float32]:
     """Mean along an axis, 0 where it is not finite."""
     mean: NDArray[np.float32]
     if planes.shape[axis] == 1:
-        mean = np.asarray(planes.take(0, axis), dtype=np.float32)
+        mean = np.asarray(planes).take(0, axis).astype(np.float32)
     else:
         mean = np.asarray(planes).mean(axis=axis, dtype=np.float32)
     if not np.isfinite(mean).all():

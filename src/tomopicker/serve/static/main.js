@@ -10,7 +10,8 @@ import {
 import { setUpTraining } from "./training.js";
 import { SliceView, addAt, deleteSelected } from "./view.js";
 
-const EVERY = 1000;
+const OFTEN = 1000;
+const SELDOM = 3000;
 const TABS = ["particles", "training", "review", "exporting"];
 const views = [...document.querySelectorAll(".view")].map((figure) => new SliceView(figure));
 const large = () => views.find((view) => view.axis === state.large);
@@ -202,7 +203,8 @@ function setUp() {
 async function watch() {
   let lost = false;
   for (;;) {
-    await new Promise((done) => { setTimeout(done, EVERY); });
+    const busy = state.session.job?.state === "running" || state.tomogram.proposals.state === "busy";
+    await new Promise((done) => { setTimeout(done, busy ? OFTEN : SELDOM); });
     try {
       const session = await getJSON("api/session");
       if (lost) clearReport();

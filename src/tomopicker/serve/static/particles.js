@@ -31,7 +31,6 @@ export function setUpParticles(startReview) {
 async function propose() {
   await postJSON(`api/tomograms/${state.number}/propose`);
   clearReport();
-  state.shown = null;
   await refresh();
 }
 

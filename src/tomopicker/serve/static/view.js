@@ -284,11 +284,13 @@ export class SliceView {
     if (!state.tomogram) return;
     this.canvas.focus();
     this.canvas.setPointerCapture(event.pointerId);
-    const what = state.marks && event.button !== 1 && !event.shiftKey ? this.hit(event.offsetX, event.offsetY) : null;
+    // With one button, Ctrl and click is a right click.
+    const button = event.button === 0 && event.ctrlKey ? 2 : event.button;
+    const what = state.marks && button !== 1 && !event.shiftKey ? this.hit(event.offsetX, event.offsetY) : null;
     this.drag = {
-      x: event.offsetX, y: event.offsetY, what, far: false, button: event.button,
+      x: event.offsetX, y: event.offsetY, what, far: false, button,
       middle: [...this.middle],
-      particle: event.button === 0 && what?.kind === "particle" ? what.number : null,
+      particle: button === 0 && what?.kind === "particle" ? what.number : null,
     };
     if (this.drag.particle !== null) {
       const at = [...what.one.at];
@@ -375,7 +377,7 @@ export async function judge(answer, { one, from }) {
   const done = await act({ do: "judge", tomogram: state.tomogram.name, answer, order, shown: [one] });
   if (done && answer === "accept") {
     goTo(one.at);
-    document.dispatchEvent(new CustomEvent("added"));
+    if (from === "proposals") document.dispatchEvent(new CustomEvent("added"));
   }
   return done;
 }
