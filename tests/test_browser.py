@@ -220,7 +220,7 @@ def test_particles_are_moved_and_deleted_by_mouse_and_key_in_any_view(
         expect(page.locator("#click-count")).to_have_text(count)
 
 
-def test_what_goes_wrong_is_shown(page, tmp_path: Path):
+def test_what_goes_wrong_is_shown(page):
     expect(page.locator("#saved")).to_have_text("All saved")
     page.fill("#diameter", "-5")
     page.press("#diameter", "Enter")

@@ -176,6 +176,8 @@ function setUp() {
   }
   $("tomogram").addEventListener("change", () => attempt(async () => {
     await goToTomogram(Number($("tomogram").value));
+    clearReport();
+    suitLook();
     views.forEach((view) => view.fit());
   }));
   $("undo").addEventListener("click", () => undo("undo"));
@@ -203,13 +205,13 @@ function setUp() {
 async function watch() {
   let lost = false;
   for (;;) {
-    const busy = state.session.job?.state === "running" || state.tomogram.proposals.state === "busy";
+    const busy = state.session?.job?.state === "running" || state.tomogram?.proposals.state === "busy";
     await new Promise((done) => { setTimeout(done, busy ? OFTEN : SELDOM); });
     try {
       const session = await getJSON("api/session");
       if (lost) clearReport();
       lost = false;
-      const before = state.session;
+      const before = state.session ?? session;
       const news = session.revision !== before.revision
         || session.job?.state !== before.job?.state
         || JSON.stringify(session.rounds) !== JSON.stringify(before.rounds);
@@ -218,7 +220,7 @@ async function watch() {
         // What was picked just now is what there is to review.
         reviewRound(session.job.round);
       }
-      if (news || state.tomogram.proposals.state === "busy") await refresh();
+      if (state.tomogram && (news || state.tomogram.proposals.state === "busy")) await refresh();
       changed();
     } catch (error) {
       lost = true;
@@ -237,4 +239,4 @@ await attempt(async () => {
   $("saved").textContent = "All saved";
   if (!state.session.diameter) $("diameter").focus();
 });
-if (state.tomogram) watch();
+watch();

@@ -120,12 +120,14 @@ export async function refreshReview() {
   if (number === state.number) state.review = review;
 }
 
+// One that cannot be read is not gone to.
 export async function goToTomogram(number) {
+  const tomogram = await getJSON(`api/tomograms/${number}`).finally(changed);
   state.number = number;
   state.selected = null;
   state.review = null;
   state.shown = null;
-  state.tomogram = await getJSON(`api/tomograms/${number}`);
+  state.tomogram = tomogram;
   state.cursor = state.tomogram.shape.map((size) => Math.floor(size / 2));
   if (state.source && state.session.diameter) await refreshReview();
   changed();
