@@ -480,6 +480,8 @@ def test_a_folder_that_holds_something_else_is_refused(simulated: Path, tmp_path
         Session.open(tmp_path / "file")
     with pytest.raises(InputError, match="--tomograms"):
         Session.open(tmp_path / "new")
+    # Which does not spoil the folder.
+    Session.open(tmp_path / "new", [simulated]).close()
     with pytest.raises(InputError, match="holds no tomogram"):
         Session.open(tmp_path / "other", [tmp_path / "*.mrc"])
 

@@ -193,7 +193,7 @@ class Rounds:
     def __init__(self, session: Session) -> None:
         self._session = session
         self._folder = session.folder / "rounds"
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         self.job: Job | None = None
 
     def all(self) -> list[Round]:
@@ -301,12 +301,13 @@ class Rounds:
     def orphan(self) -> int | None:
         """Number of a process that a server which crashed has left at work."""
         lock = self._folder / ".job"
-        if not lock.is_file() or (self.job is not None and self.job.state == "running"):
-            return None
-        held = hold(lock)
-        if held is not None:
-            os.close(held)
-            return None
+        with self._lock:
+            if not lock.is_file() or (self.job is not None and self.job.state == "running"):
+                return None
+            held = hold(lock)
+            if held is not None:
+                os.close(held)
+                return None
         return int(lock.read_text(encoding="ascii") or 0) or None
 
     def close(self) -> None:
@@ -361,6 +362,7 @@ class Rounds:
         taught = [name for name in names if len(session.voxels(name))]
         if not taught:
             raise InputError("there are no particles to learn from; click some first")
+        corrected = self._voxel_size(taught)
         made = self._make_round()
         _write_table(taught, session.voxels, made.folder / "particles.csv")
         rejected = [name for name in taught if len(session.rejected(name))]
@@ -369,7 +371,7 @@ class Rounds:
         tomograms = [session.tomogram(session.number_of(name)) for name in taught]
         command = ["train", *(str(one.path) for one in tomograms)]
         command += ["--picks", str(made.folder / "particles.csv"), "--out", str(made.run)]
-        command += [f"--radius={radius:g}A", *self._voxel_size(taught)]
+        command += [f"--radius={radius:g}A", *corrected]
         if rejected and takes_negatives():
             command += ["--negatives", str(made.folder / "rejected.csv")]
         with whole_file(made.folder / "command.json") as temporary:

@@ -8,6 +8,7 @@ import json
 import os
 import sys
 import threading
+from contextlib import ExitStack
 from dataclasses import dataclass
 from datetime import datetime
 from pathlib import Path
@@ -92,7 +93,9 @@ class Session:
         """
         if folder.is_file():
             raise InputError(f"{folder}: is a file; give a folder to keep the work in")
-        if folder.is_dir() and any(folder.iterdir()) and not (folder / "session.json").is_file():
+        names = {path.name for path in folder.iterdir()} if folder.is_dir() else set()
+        # An earlier start that failed may have left the lock and an empty journal.
+        if names - {".lock", "journal.jsonl"} and "session.json" not in names:
             raise InputError(
                 f"{folder}: is neither empty nor a session; give another folder to keep the work in"
             )
@@ -107,20 +110,24 @@ class Session:
             raise InputError(
                 f"{folder}: is open in another `tomopicker serve`; use that one or stop it"
             )
-        settings = _read_settings(folder / "session.json")
-        journal, lines = Journal.open(folder / "journal.jsonl")
-        session = cls(
-            folder=folder,
-            settings=settings,
-            notes=_replay(lines, journal.path),
-            who=_user(),
-            journal=journal,
-            held=held,
-        )
-        session._add_tomograms(tomograms, voxel_size)
-        session._write_settings()
-        for name in dict.fromkeys(one.tomogram for one in session.notes.particles.values()):
-            session._write_tables(name)
+        with ExitStack() as on_failure:
+            on_failure.callback(os.close, held)
+            settings = _read_settings(folder / "session.json")
+            journal, lines = Journal.open(folder / "journal.jsonl")
+            on_failure.callback(journal.close)
+            session = cls(
+                folder=folder,
+                settings=settings,
+                notes=_replay(lines, journal.path),
+                who=_user(),
+                journal=journal,
+                held=held,
+            )
+            session._add_tomograms(tomograms, voxel_size)
+            session._write_settings()
+            for name in dict.fromkeys(one.tomogram for one in session.notes.particles.values()):
+                session._write_tables(name)
+            on_failure.pop_all()
         return session
 
     def close(self) -> None:
