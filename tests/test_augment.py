@@ -68,5 +68,6 @@ def test_parts_of_a_batch_are_varied_as_the_whole_batch_is(channels):
             first=first,
             total=3,
         )
-        assert torch.equal(part, whole[0][first:stop])
+        # Several threads may transform one window and several in another order of sums.
+        torch.testing.assert_close(part, whole[0][first:stop], rtol=1e-5, atol=1e-5)
         assert torch.equal(part_labels, whole[1][first:stop])

@@ -23,14 +23,8 @@ from tomopicker.io.tomograms import read_tomogram
 Command = Callable[..., Outcome]
 
 COMMANDS = (
-    "demo",
-    "simulate",
-    "inspect",
-    "train",
-    "pick",
-    "evaluate",
-    "plot",
-    "report",
+    *("demo", "simulate", "inspect", "train", "pick", "evaluate", "plot", "report"),
+    *("serve", "review"),
     "benchmark",
 )
 COUNTS = {"precision", "recall", "f1", "true_positives", "false_positives", "false_negatives"}

@@ -103,7 +103,7 @@ def dotted_names(text: str) -> set[str]:
         for name in code_in(text)
         if re.fullmatch(r"[a-z_]+(\.\w+)+", name)
         and name.split(".")[0] in first
-        and name.rpartition(".")[2] not in ("html", "json", "md", "png", "py")
+        and name.rpartition(".")[2] not in ("csv", "html", "json", "md", "png", "py")
     }
 
 

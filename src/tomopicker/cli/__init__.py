@@ -18,6 +18,8 @@ from tomopicker.cli import (
     pick,
     plot,
     report,
+    review,
+    serve,
     simulate,
     train,
 )
@@ -44,6 +46,8 @@ for command in (
     evaluate.evaluate,
     plot.plot,
     report.report,
+    serve.serve,
+    review.review,
 ):
     app.command()(command)
 app.add_typer(benchmark.app, name="benchmark")

@@ -1,0 +1,123 @@
+// Step 3: verdicts by key on what the model or the matched filter found.
+
+import { $, attempt, changed, goTo, listen, refreshReview, state } from "./state.js";
+import { judge } from "./view.js";
+
+let views = [];
+let lastShown = "";
+
+export function setUpReview(allViews) {
+  views = allViews;
+  $("accept").addEventListener("click", () => answer("accept"));
+  $("reject").addEventListener("click", () => answer("reject"));
+  $("skip").addEventListener("click", () => answer("skip"));
+  $("source").addEventListener("change", () => attempt(() => startReview($("source").value)));
+  $("order").addEventListener("change", () => attempt(async () => {
+    state.order = $("order").value;
+    await next();
+  }));
+  listen(show);
+}
+
+export async function startReview(source) {
+  state.source = source;
+  if (state.tab !== "review") $("tab-review").click();
+  if (source === "proposals") state.order = "best";
+  else if (state.order === "best") state.order = "teach";
+  $("order").value = state.order;
+  await attempt(next);
+}
+
+export function reviewRound(number) {
+  state.source = String(number);
+  state.review = null;
+  if (state.order === "best") state.order = "teach";
+  $("order").value = state.order;
+}
+
+// When the step is opened: the newest picks of this tomogram, or else the proposals.
+export async function openReview() {
+  const rounds = reviewable();
+  if (!state.source || (state.source !== "proposals" && !rounds.includes(Number(state.source)))) {
+    const source = rounds.length ? String(rounds[0]) : state.tomogram.proposals.at.length ? "proposals" : "";
+    if (source) await startReview(source);
+    return;
+  }
+  await attempt(next);
+}
+
+function reviewable() {
+  return state.session.rounds
+    .filter((one) => one.picked.includes(state.tomogram.name))
+    .map((one) => one.number)
+    .reverse();
+}
+
+async function next() {
+  await refreshReview();
+  const one = state.review?.queue[0];
+  state.selected = one ? { kind: "candidate", one, from: state.source } : null;
+  if (one) {
+    for (const view of views) view.focus(one.at);
+    goTo(one.at);
+  }
+  changed();
+}
+
+// The candidate that is selected, whether the queue or a click chose it.
+export async function answer(said) {
+  if (state.selected?.kind !== "candidate") return;
+  const what = state.selected;
+  state.selected = null;
+  const done = await judge(said, what);
+  if (done && state.tab === "review" && state.source) await attempt(next);
+  changed();
+}
+
+function show() {
+  if (!state.session || !state.tomogram) return;
+  const choices = [
+    ...reviewable().map((number) => [String(number), `picks of round ${number}`]),
+    ...(state.tomogram.proposals.at.length || state.source === "proposals" ? [["proposals", "proposals"]] : []),
+  ];
+  if (!choices.length) choices.push(["", "nothing yet: pick this tomogram first"]);
+  const key = JSON.stringify(choices);
+  if (key !== lastShown) {
+    $("source").replaceChildren(...choices.map(([value, text]) => new Option(text, value)));
+    lastShown = key;
+  }
+  if (choices.some(([value]) => value === state.source)) $("source").value = state.source;
+  const candidate = state.selected?.kind === "candidate" ? state.selected.one : null;
+  for (const id of ["accept", "reject", "skip"]) $(id).disabled = !candidate;
+  $("candidate").replaceChildren(...describe(candidate));
+  const review = state.review;
+  $("review-counts").textContent = review
+    ? `${review.counts.accept} accepted, ${review.counts.reject} rejected, ${review.counts.skip} put off; ${review.left} wait.`
+    : "";
+  $("review-sample").textContent = review ? sample(review) : "";
+}
+
+function describe(candidate) {
+  const heading = document.createElement("strong");
+  const text = document.createElement("span");
+  if (!candidate) {
+    heading.textContent = state.review && !state.review.left ? "Nothing waits for a verdict." : "No candidate is selected.";
+    text.textContent = state.review?.left ? "Choose what to look through, or click a circle." : "";
+    return [heading, text];
+  }
+  const [z, y, x] = candidate.at.map((value) => value.toFixed(1));
+  heading.textContent = candidate.probability === null
+    ? `Score ${candidate.score.toFixed(2)}`
+    : `Probability ${Math.round(100 * candidate.probability)} %, score ${candidate.score.toFixed(2)}`;
+  const place = state.selected.from === "proposals" ? "Proposed" : candidate.picked ? "In the list" : "Below the cut-off";
+  text.textContent = `${place} · x ${x}, y ${y}, z ${z}`;
+  return [heading, text];
+}
+
+function sample(review) {
+  if (state.source === "proposals" || state.order !== "random") return "";
+  const { count, share, low, high } = review.sample;
+  const percent = (value) => `${Math.round(100 * value)} %`;
+  if (!count) return "Judge 20 or more of these picks, drawn at random: the share of right ones tells of all that nobody has looked at.";
+  return `Of ${count} picks drawn at random, ${percent(share)} are right: of all that nobody had looked at, between ${percent(low)} and ${percent(high)}.`;
+}
