@@ -53,9 +53,16 @@ function reviewable() {
     .reverse();
 }
 
+let turns = 0;
+
+// Nothing is selected, so that no key is answered, until what comes next is known.
 async function next() {
-  await refreshReview();
-  const one = state.review?.queue[0];
+  const turn = ++turns;
+  state.selected = null;
+  changed();
+  const review = await refreshReview();
+  if (turn !== turns) return;
+  const one = review.queue[0];
   state.selected = one ? { kind: "candidate", one, from: state.source } : null;
   if (one) {
     for (const view of views) view.focus(one.at);
@@ -68,6 +75,7 @@ async function next() {
 export async function answer(said) {
   if (state.selected?.kind !== "candidate") return;
   const what = state.selected;
+  turns += 1;
   state.selected = null;
   const done = await judge(said, what);
   if (done && state.tab === "review" && state.source) await attempt(next);

@@ -113,11 +113,16 @@ export async function refresh() {
   changed();
 }
 
+let asked = 0;
+
+// The queue as it is now; an answer that a later one has overtaken is not shown.
 export async function refreshReview() {
   const number = state.number;
+  const turn = ++asked;
   const round = state.source === "proposals" ? "" : `&round=${state.source}`;
   const review = await getJSON(`api/tomograms/${number}/review?order=${state.order}${round}`);
-  if (number === state.number) state.review = review;
+  if (number === state.number && turn === asked) state.review = review;
+  return review;
 }
 
 // One that cannot be read is not gone to.
