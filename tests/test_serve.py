@@ -482,8 +482,51 @@ def test_a_folder_that_holds_something_else_is_refused(simulated: Path, tmp_path
         Session.open(tmp_path / "new")
     # Which does not spoil the folder.
     Session.open(tmp_path / "new", [simulated]).close()
-    with pytest.raises(InputError, match="holds no tomogram"):
+    with pytest.raises(InputError, match="no file is named so"):
         Session.open(tmp_path / "other", [tmp_path / "*.mrc"])
+
+
+def test_a_session_opens_what_a_project_lists_and_finds_it_again(tmp_path: Path):
+    data = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    (tmp_path / "rec").mkdir()
+    # Its header does not tell the voxel size: the list does.
+    write_volume(tmp_path / "rec" / "rec_TS_01.mrc", data, voxel_size=1.0)
+    listed = tmp_path / "tomograms.star"
+    listed.write_text(
+        "data_global\nloop_\n_rlnTomoName\n_rlnTomoTiltSeriesPixelSize\n"
+        "_rlnTomoTomogramBinning\n_rlnTomoReconstructedTomogram\n"
+        "TS_01 2.5 4 rec/rec_TS_01.mrc\n"
+    )
+    for places in ([listed], []):
+        session = Session.open(tmp_path / "session", places)
+        (source,) = session.settings.tomograms
+        assert (source.name, source.voxel_size) == ("rec_TS_01", 10)
+        assert session.tomogram(0).voxel_size == 10
+        session.close()
+
+
+def test_half_maps_are_refused_by_the_workbench(tmp_path: Path):
+    listed = tmp_path / "tomograms.star"
+    listed.write_text(
+        "data_global\nloop_\n_rlnTomoName\n_rlnTomoReconstructedTomogramHalf1\n"
+        "_rlnTomoReconstructedTomogramHalf2\nTS_01 a.mrc b.mrc\n"
+    )
+    with pytest.raises(InputError, match="TS_01 there are only half maps"):
+        Session.open(tmp_path / "session", [listed])
+
+
+def test_a_session_opens_zarr(tmp_path: Path):
+    zarr = pytest.importorskip("zarr", reason="the extra zarr is not installed")
+    data = np.random.default_rng(0).normal(size=(12, 16, 20)).astype(np.float32)
+    zarr.save_array(str(tmp_path / "TS_01.zarr"), data)
+    session = Session.open(tmp_path / "session", [tmp_path / "TS_01.zarr"], voxel_size=10)
+    session.act(Add(tomogram="TS_01", at=((1, 2, 3),)))
+    pictures = Slices(session.tomogram(0))
+    for axis in "zyx":
+        with Image.open(io.BytesIO(pictures.picture(axis, 5, Look()))) as picture:
+            assert min(picture.size) >= 12
+    pictures.close()
+    session.close()
 
 
 def test_two_tomograms_of_one_name_are_refused(simulated: Path, tmp_path: Path):
