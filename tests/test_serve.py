@@ -29,7 +29,7 @@ from tomopicker.serve.exports import final_list, writable_formats
 from tomopicker.serve.journal import Journal, read_journal
 from tomopicker.serve.notes import Add, Delete, Entry, Judge, Move, Notes, Shown
 from tomopicker.serve.proposals import bin_tomogram, learn, propose
-from tomopicker.serve.rounds import explain, read_candidates
+from tomopicker.serve.rounds import explain
 from tomopicker.serve.session import Session, read_verdicts
 from tomopicker.serve.slices import Look, NotYetError, Slices
 from tomopicker.serve.workbench import Workbench
@@ -788,7 +788,7 @@ def test_a_training_is_cancelled_and_what_it_learned_from_stays(
     assert len(read_particles(folder / "rejected.csv", voxel_size=13.5)) == 1
 
 
-def test_rejected_candidates_are_handed_to_training_where_it_takes_them(
+def test_rejected_candidates_are_handed_to_training(
     page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ):
     commands = []
@@ -797,12 +797,12 @@ def test_rejected_candidates_are_handed_to_training_where_it_takes_them(
     )
     workbench.session.set_diameter(120)
     add(page, [10, 10, 10])
-    shown = [{"at": [2, 2, 2], "score": 1.0}]
-    act(page, do="judge", tomogram="sim_0001", answer="reject", order="teach", shown=shown)
-    for takes in (False, True):
-        monkeypatch.setattr(rounds, "takes_negatives", lambda takes=takes: takes)
+    for rejects in (False, True):
+        if rejects:
+            shown = [{"at": [2, 2, 2], "score": 1.0}]
+            act(page, do="judge", tomogram="sim_0001", answer="reject", order="teach", shown=shown)
         workbench.rounds.train(rounds.TrainWish(settings=("--out=elsewhere",)))
-        assert ("--negatives" in commands[-1]) == takes
+        assert ("--negatives" in commands[-1]) == rejects
         # A setting cannot become another option.
         assert "--set=--out=elsewhere" in commands[-1]
     assert "--radius=60A" in commands[-1]
@@ -834,21 +834,29 @@ def test_what_a_crashed_server_left_at_work_is_known_to_the_next(simulated: Path
     session.close()
 
 
-def test_candidates_are_read_with_and_without_what_newer_pickers_tell(tmp_path: Path):
-    new, old = tmp_path / "a_candidates.csv", tmp_path / "a.csv"
-    new.write_text("x,y,z,score,probability,picked\n3,2,1,0.5,0.25,0\n6,5,4,2,0.9,1\n")
-    old.write_text("x,y,z,score\n3,2,1,0.5\n")
-    low, high = read_candidates(new, "a", model="m")
+def test_a_round_tells_what_it_found_when_all_of_it_is_there(workbench: Workbench, tmp_path: Path):
+    (tmp_path / "best.safetensors").write_bytes(b"a model")
+    found = workbench.rounds.adopt(tmp_path)
+    found.picks.mkdir(parents=True)
+    table, listed = found.picks / "a_candidates.csv", found.picks / "a.csv"
+    table.write_text("x,y,z,score,probability,picked\n6,5,4,2,0.9,1\n3,2,1.1,0.5,0.25,0\n")
+    # The list is written last.
+    assert workbench.rounds.candidates(found.number, "a") == []
+    listed.write_text("x,y,z,score\n6,5,4,2\n")
+    high, low = workbench.rounds.candidates(found.number, "a")
     assert low == Candidate(
-        tomogram="a", voxel=(1, 2, 3), score=0.5, probability=0.25, picked=False, model="m"
+        tomogram="a",
+        voxel=(1.1, 2, 3),
+        score=0.5,
+        probability=0.25,
+        picked=False,
+        model=found.name(),
     )
     assert high.picked
-    (only,) = read_candidates(old, "a", model="m")
-    assert only.probability is None
-    assert only.picked
-    (tmp_path / "b.csv").write_text("x,y,z,score\n1,2,three,4\n")
-    with pytest.raises(InputError, match="line 2 is not a pick"):
-        read_candidates(tmp_path / "b.csv", "b", model="m")
+    assert found.picked() == ["a"]
+    table.write_text("x,y,z\n1,2,3\n")
+    with pytest.raises(InputError, match="no list of candidates"):
+        workbench.rounds.candidates(found.number, "a")
 
 
 @pytest.mark.parametrize(
