@@ -310,3 +310,10 @@ def test_several_tomograms_are_not_validated_on(
     )
     assert done.code == 2
     assert "2 tomograms there have picks; name one" in done.errors[-1]
+
+
+def test_omes_files_are_called_without_both_suffixes(tmp_path: Path) -> None:
+    for name in ("TS_01.ome.zarr", "TS_02.ome.tif", "TS_03.omega.mrc"):
+        (tmp_path / name).touch()
+    found = [source.name for source in find_tomograms([tmp_path])]
+    assert found == ["TS_01", "TS_02", "TS_03.omega"]
