@@ -213,6 +213,11 @@ def test_relions_tomograms_give_the_unbinned_centre_and_the_set_for_its_jobs(
         tomopicker("convert", tmp_path / "a.csv", tmp_path / "b.star", "--like", like),
         "has particles in 003, but --like has 001, 002",
     )
+    # The folder of the job is its list.
+    done = tomopicker("convert", out, tmp_path / "c.star", "--like", tmp_path, "--force")
+    assert done.code == 0, done.stderr
+    after = starfile.read(tmp_path / "c.star", parse_as_string=["rlnTomoName"])
+    np.testing.assert_allclose(after[columns].to_numpy(), expected, atol=1e-4)
 
 
 def test_a_copick_project_becomes_one_list(tomopicker: Command, tmp_path: Path) -> None:
@@ -282,6 +287,22 @@ def test_a_pixel_size_that_need_not_be_the_tomograms_is_not_taken_for_it(
     assert tomopicker("convert", given, tmp_path / "a.csv", "--voxel-size", 6.74).code == 0
     after = read_particles(tmp_path / "a.csv", voxel_size=6.74)
     np.testing.assert_allclose(after.voxels, [[2, 4, 6]], atol=1e-3)
+
+
+def test_zarr_and_the_projects_of_other_programs_tell_shapes(
+    tomopicker: Command, tmp_path: Path
+) -> None:
+    zarr = pytest.importorskip("zarr", reason="the extra zarr is not installed")
+    run = tmp_path / "ExperimentRuns" / "TS_01" / "VoxelSpacing13.480"
+    zarr.save_array(str(run / "wbp.zarr"), np.zeros(SHAPE, dtype=np.float32))
+    given = tmp_path / "TS_01.csv"
+    given.write_text("tomogram,x,y,z\nTS_01,17.5,11.5,5.5\n")
+    for number, like in enumerate((run / "wbp.zarr", tmp_path)):
+        out = tmp_path / f"{number}.star"
+        done = tomopicker("convert", given, out, "--like", like, "--voxel-size", VOXEL)
+        assert done.code == 0, done.stderr
+        after = starfile.read(out)
+        assert after["rlnCenteredCoordinateXAngst"].tolist() == pytest.approx([0], abs=1e-4)
 
 
 def test_a_tomogram_of_unknown_voxel_size_still_has_a_shape(

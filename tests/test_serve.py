@@ -29,7 +29,7 @@ from tomopicker.serve.exports import final_list, writable_formats
 from tomopicker.serve.journal import Journal, read_journal
 from tomopicker.serve.notes import Add, Delete, Entry, Judge, Move, Notes, Shown
 from tomopicker.serve.proposals import bin_tomogram, learn, propose
-from tomopicker.serve.rounds import explain, read_candidates
+from tomopicker.serve.rounds import explain
 from tomopicker.serve.session import Session, read_verdicts
 from tomopicker.serve.slices import Look, NotYetError, Slices
 from tomopicker.serve.workbench import Workbench
@@ -482,8 +482,51 @@ def test_a_folder_that_holds_something_else_is_refused(simulated: Path, tmp_path
         Session.open(tmp_path / "new")
     # Which does not spoil the folder.
     Session.open(tmp_path / "new", [simulated]).close()
-    with pytest.raises(InputError, match="holds no tomogram"):
+    with pytest.raises(InputError, match="no file is named so"):
         Session.open(tmp_path / "other", [tmp_path / "*.mrc"])
+
+
+def test_a_session_opens_what_a_project_lists_and_finds_it_again(tmp_path: Path):
+    data = np.random.default_rng(0).normal(size=(4, 5, 6)).astype(np.float32)
+    (tmp_path / "rec").mkdir()
+    # Its header does not tell the voxel size: the list does.
+    write_volume(tmp_path / "rec" / "rec_TS_01.mrc", data, voxel_size=1.0)
+    listed = tmp_path / "tomograms.star"
+    listed.write_text(
+        "data_global\nloop_\n_rlnTomoName\n_rlnTomoTiltSeriesPixelSize\n"
+        "_rlnTomoTomogramBinning\n_rlnTomoReconstructedTomogram\n"
+        "TS_01 2.5 4 rec/rec_TS_01.mrc\n"
+    )
+    for places in ([listed], []):
+        session = Session.open(tmp_path / "session", places)
+        (source,) = session.settings.tomograms
+        assert (source.name, source.voxel_size) == ("rec_TS_01", 10)
+        assert session.tomogram(0).voxel_size == 10
+        session.close()
+
+
+def test_half_maps_are_refused_by_the_workbench(tmp_path: Path):
+    listed = tmp_path / "tomograms.star"
+    listed.write_text(
+        "data_global\nloop_\n_rlnTomoName\n_rlnTomoReconstructedTomogramHalf1\n"
+        "_rlnTomoReconstructedTomogramHalf2\nTS_01 a.mrc b.mrc\n"
+    )
+    with pytest.raises(InputError, match="TS_01 there are only half maps"):
+        Session.open(tmp_path / "session", [listed])
+
+
+def test_a_session_opens_zarr(tmp_path: Path):
+    zarr = pytest.importorskip("zarr", reason="the extra zarr is not installed")
+    data = np.random.default_rng(0).normal(size=(12, 16, 20)).astype(np.float32)
+    zarr.save_array(str(tmp_path / "TS_01.zarr"), data)
+    session = Session.open(tmp_path / "session", [tmp_path / "TS_01.zarr"], voxel_size=10)
+    session.act(Add(tomogram="TS_01", at=((1, 2, 3),)))
+    pictures = Slices(session.tomogram(0))
+    for axis in "zyx":
+        with Image.open(io.BytesIO(pictures.picture(axis, 5, Look()))) as picture:
+            assert min(picture.size) >= 12
+    pictures.close()
+    session.close()
 
 
 def test_two_tomograms_of_one_name_are_refused(simulated: Path, tmp_path: Path):
@@ -745,7 +788,7 @@ def test_a_training_is_cancelled_and_what_it_learned_from_stays(
     assert len(read_particles(folder / "rejected.csv", voxel_size=13.5)) == 1
 
 
-def test_rejected_candidates_are_handed_to_training_where_it_takes_them(
+def test_rejected_candidates_are_handed_to_training(
     page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ):
     commands = []
@@ -754,12 +797,12 @@ def test_rejected_candidates_are_handed_to_training_where_it_takes_them(
     )
     workbench.session.set_diameter(120)
     add(page, [10, 10, 10])
-    shown = [{"at": [2, 2, 2], "score": 1.0}]
-    act(page, do="judge", tomogram="sim_0001", answer="reject", order="teach", shown=shown)
-    for takes in (False, True):
-        monkeypatch.setattr(rounds, "takes_negatives", lambda takes=takes: takes)
+    for rejects in (False, True):
+        if rejects:
+            shown = [{"at": [2, 2, 2], "score": 1.0}]
+            act(page, do="judge", tomogram="sim_0001", answer="reject", order="teach", shown=shown)
         workbench.rounds.train(rounds.TrainWish(settings=("--out=elsewhere",)))
-        assert ("--negatives" in commands[-1]) == takes
+        assert ("--negatives" in commands[-1]) == rejects
         # A setting cannot become another option.
         assert "--set=--out=elsewhere" in commands[-1]
     assert "--radius=60A" in commands[-1]
@@ -791,21 +834,29 @@ def test_what_a_crashed_server_left_at_work_is_known_to_the_next(simulated: Path
     session.close()
 
 
-def test_candidates_are_read_with_and_without_what_newer_pickers_tell(tmp_path: Path):
-    new, old = tmp_path / "a_candidates.csv", tmp_path / "a.csv"
-    new.write_text("x,y,z,score,probability,picked\n3,2,1,0.5,0.25,0\n6,5,4,2,0.9,1\n")
-    old.write_text("x,y,z,score\n3,2,1,0.5\n")
-    low, high = read_candidates(new, "a", model="m")
+def test_a_round_tells_what_it_found_when_all_of_it_is_there(workbench: Workbench, tmp_path: Path):
+    (tmp_path / "best.safetensors").write_bytes(b"a model")
+    found = workbench.rounds.adopt(tmp_path)
+    found.picks.mkdir(parents=True)
+    table, listed = found.picks / "a_candidates.csv", found.picks / "a.csv"
+    table.write_text("x,y,z,score,probability,picked\n6,5,4,2,0.9,1\n3,2,1.1,0.5,0.25,0\n")
+    # The list is written last.
+    assert workbench.rounds.candidates(found.number, "a") == []
+    listed.write_text("x,y,z,score\n6,5,4,2\n")
+    high, low = workbench.rounds.candidates(found.number, "a")
     assert low == Candidate(
-        tomogram="a", voxel=(1, 2, 3), score=0.5, probability=0.25, picked=False, model="m"
+        tomogram="a",
+        voxel=(1.1, 2, 3),
+        score=0.5,
+        probability=0.25,
+        picked=False,
+        model=found.name(),
     )
     assert high.picked
-    (only,) = read_candidates(old, "a", model="m")
-    assert only.probability is None
-    assert only.picked
-    (tmp_path / "b.csv").write_text("x,y,z,score\n1,2,three,4\n")
-    with pytest.raises(InputError, match="line 2 is not a pick"):
-        read_candidates(tmp_path / "b.csv", "b", model="m")
+    assert found.picked() == ["a"]
+    table.write_text("x,y,z\n1,2,3\n")
+    with pytest.raises(InputError, match="no list of candidates"):
+        workbench.rounds.candidates(found.number, "a")
 
 
 @pytest.mark.parametrize(

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from conftest import SHORT, Outcome
+from tomopicker.cli.run import read_labelled
 from tomopicker.errors import InputError, UnknownVoxelSizeError
 from tomopicker.io.particles import read_particles, write_particles
 from tomopicker.io.tomograms import find_tomograms, write_volume
@@ -310,3 +311,24 @@ def test_several_tomograms_are_not_validated_on(
     )
     assert done.code == 2
     assert "2 tomograms there have picks; name one" in done.errors[-1]
+
+
+def test_omes_files_are_called_without_both_suffixes(tmp_path: Path) -> None:
+    for name in ("TS_01.ome.zarr", "TS_02.ome.tif", "TS_03.omega.mrc"):
+        (tmp_path / name).touch()
+    found = [source.name for source in find_tomograms([tmp_path])]
+    assert found == ["TS_01", "TS_02", "TS_03.omega"]
+
+
+def test_a_listed_tomogram_that_is_broken_is_told_though_others_have_picks(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    volume(tmp_path / "rec" / "TS_01.mrc")
+    (tmp_path / "rec" / "TS_02.mrc").write_bytes(b"cut off")
+    for name in ("TS_01", "TS_02"):
+        (tmp_path / f"{name}.csv").write_text("x,y,z\n1,2,1\n")
+    labelled = read_labelled([tmp_path / "rec"], tmp_path, voxel_size=None, skip_unmatched=False)
+    assert [tomogram.name for tomogram, _ in labelled] == ["TS_01"]
+    told = capsys.readouterr().err
+    assert "1 of 2 tomograms could not be opened" in told
+    assert "TS_02.mrc: is not an MRC file" in told

@@ -35,7 +35,7 @@ def convert(
     like: Annotated[
         Path | None,
         typer.Option(
-            help="The tomogram, a folder of them or a tomograms.star, for shape and voxel size."
+            help="The tomogram, for shape and voxel size; or a folder, a tomograms.star, a project."
         ),
     ] = None,
     voxel_size: Annotated[
@@ -59,9 +59,12 @@ def convert(
     """Write particle lists for another program, each particle in the same place."""
     from tomopicker.cli.units import parse_length
     from tomopicker.io.particles.conversion import at_voxel_size, read_known
+    from tomopicker.io.tomograms import LISTED
 
     split = out.is_dir() or not out.suffix
     target = _target(out, target_format, split=split)
+    if like is not None and (like / LISTED).is_file():
+        like = like / LISTED
     known = read_known(
         like,
         voxel_size=voxel_size,

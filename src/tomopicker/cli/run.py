@@ -264,6 +264,13 @@ def read_labelled(
                 f"first: {broken[0]})"
             ) from error
         raise
+    if broken:
+        # Its picks, if it has some, are not learned from.
+        console.print(
+            f"Warning: {len(broken)} of {len(sources)} tomograms could not be opened and are left "
+            f"out; the first: {broken[0]}",
+            soft_wrap=True,
+        )
     labelled = [pair for pair in zip(tomograms, tables, strict=True) if len(pair[1])]
     for tomogram, table in labelled:
         check_inside(table, tomogram.shape, picks)

@@ -18,7 +18,9 @@ def serve(
     more: Annotated[
         list[Path] | None,
         typer.Argument(
-            metavar="TOMOGRAMS", help="Tomograms, or folders of them.", show_default=False
+            metavar="TOMOGRAMS",
+            help="Tomograms: files, a folder, a tomograms.star, a project.",
+            show_default=False,
         ),
     ] = None,
     tomograms: Annotated[

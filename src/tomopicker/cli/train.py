@@ -49,8 +49,8 @@ def train(
     picks: Annotated[
         Path,
         typer.Option(
-            help="Clicked particles: a CSV, STAR or .coords file, or a folder with one file per "
-            "tomogram.",
+            help="Clicked particles: a list in any format that is known (see docs/formats.md), "
+            "or a folder with one per tomogram.",
             show_default=False,
         ),
     ],

@@ -21,12 +21,15 @@ SUFFIXES = (
 def tomogram_name(path: Path | str) -> str:
     """Give the file's name without its folder and the suffix of a volume.
 
-    In a copick project, whose files are all called alike, it is the name of the run.
+    In a copick project, whose files are all called alike, it is the name of the run. OME's files
+    have two suffixes.
 
     >>> tomogram_name("a/TS_01_10.00Apx.mrc"), tomogram_name("TS_01_10.00Apx")
     ('TS_01_10.00Apx', 'TS_01_10.00Apx')
     >>> tomogram_name("ExperimentRuns/TS_01/VoxelSpacing10.000/wbp.zarr")
     'TS_01'
+    >>> tomogram_name("TS_01.ome.zarr"), tomogram_name("TS_01.ome.zarr/1")
+    ('TS_01', 'TS_01')
     """
     name = Path(path).name
     folder = Path(path).parent
@@ -36,7 +39,7 @@ def tomogram_name(path: Path | str) -> str:
     if folder.name.startswith("VoxelSpacing") and folder.parent.name:
         return folder.parent.name
     stem, suffix = Path(name).stem, Path(name).suffix
-    return stem if suffix.lower() in SUFFIXES else name
+    return stem.removesuffix(".ome") if suffix.lower() in SUFFIXES else name
 
 
 def series_name(name: str) -> str:

@@ -6,10 +6,8 @@ are the commands of the package, in processes of their own.
 
 from __future__ import annotations
 
-import csv
 import hashlib
 import json
-import math
 import os
 import signal
 import subprocess
@@ -18,7 +16,6 @@ import threading
 import time
 from dataclasses import dataclass
 from functools import lru_cache
-from inspect import signature
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
 
@@ -26,6 +23,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 
 from tomopicker.errors import InputError
+from tomopicker.io.candidates import SUFFIX, candidates_path, read_candidates
 from tomopicker.io.particles import write_particles
 from tomopicker.io.whole import whole_file
 from tomopicker.serve.session import hold
@@ -120,7 +118,7 @@ class Round:
         if not self.picks.is_dir():
             return []
         return sorted(
-            file.stem for file in self.picks.glob("*.csv") if not file.stem.endswith("_candidates")
+            file.stem for file in self.picks.glob("*.csv") if not file.name.endswith(SUFFIX)
         )
 
 
@@ -320,20 +318,17 @@ class Rounds:
     def candidates(self, number: int, tomogram: str) -> list[Candidate]:
         """What a round found in a tomogram; empty where it has not picked it.
 
-        All its candidates where the picker wrote them, else the picks alone.
-
         Raises
         ------
         InputError
             When a table cannot be read.
         """
         used = self.get(number)
-        table = used.picks / f"{tomogram}_candidates.csv"
-        if not table.is_file():
-            table = used.picks / f"{tomogram}.csv"
-        if not table.is_file() or not used.is_ready:
+        # Picking writes the list last.
+        if not (used.picks / f"{tomogram}.csv").is_file() or not used.is_ready:
             return []
-        return read_candidates(table, tomogram, model=used.name())
+        table = candidates_path(used.picks, tomogram)
+        return _candidates_of(table, tomogram, model=used.name())
 
     def _round(self, number: int) -> Round:
         return Round(number=number, folder=self._folder / f"{number:02d}")
@@ -372,7 +367,7 @@ class Rounds:
         command = ["train", *(str(one.path) for one in tomograms)]
         command += ["--picks", str(made.folder / "particles.csv"), "--out", str(made.run)]
         command += [f"--radius={radius:g}A", *corrected]
-        if rejected and takes_negatives():
+        if rejected:
             command += ["--negatives", str(made.folder / "rejected.csv")]
         with whole_file(made.folder / "command.json") as temporary:
             temporary.write_text(json.dumps(command, indent=1) + "\n", encoding="utf-8")
@@ -434,45 +429,6 @@ class Rounds:
         return self.job
 
 
-def takes_negatives() -> bool:
-    """Whether `tomopicker train` takes places where no particle is."""
-    from tomopicker.cli.train import train
-
-    return "negatives" in signature(train).parameters
-
-
-def read_candidates(path: Path, tomogram: str, *, model: str) -> list[Candidate]:
-    """Read the candidates or picks that `tomopicker pick` wrote as CSV.
-
-    Raises
-    ------
-    InputError
-        When the file lacks a column or holds something else than numbers.
-    """
-    with path.open(newline="", encoding="utf-8") as file:
-        rows = list(csv.DictReader(file))
-    candidates = []
-    for line, row in enumerate(rows, start=2):
-        try:
-            z, y, x = (float(row[axis]) for axis in "zyx")
-            chance = float(row.get("probability") or "nan")
-            candidate = Candidate(
-                tomogram=tomogram,
-                voxel=(z, y, x),
-                score=float(row["score"]),
-                probability=chance if math.isfinite(chance) else None,
-                picked=row.get("picked", "1").strip().lower() in ("1", "true"),
-                model=model,
-            )
-        except (KeyError, ValueError, TypeError, AttributeError) as error:
-            raise InputError(
-                f"{path}: line {line} is not a pick with x, y, z and score; pick again"
-            ) from error
-        if np.isfinite([z, y, x, candidate.score]).all():
-            candidates.append(candidate)
-    return candidates
-
-
 def explain(code: int, log: str) -> str:
     """Say in plain words why a command ended with a code that is not 0.
 
@@ -490,6 +446,28 @@ def explain(code: int, log: str) -> str:
     if code < 0:
         return f"The system ended it (signal {-code}); start it again."
     return "This is a fault in TomoPicker, not in your data: please report it with the log below."
+
+
+def _candidates_of(path: Path, tomogram: str, *, model: str) -> list[Candidate]:
+    """Read the candidates of a tomogram as what a model found, best first."""
+    # It holds voxels, so their size does not matter.
+    found = read_candidates(path, voxel_size=1.0)
+    table = found.particles
+    scores = np.zeros(len(table)) if table.scores is None else table.scores
+    chances = [None] * len(table) if table.probabilities is None else table.probabilities.tolist()
+    return [
+        Candidate(
+            tomogram=tomogram,
+            voxel=(z, y, x),
+            score=score,
+            probability=chance,
+            picked=picked,
+            model=model,
+        )
+        for (z, y, x), score, chance, picked in zip(
+            table.voxels.tolist(), scores.tolist(), chances, found.picked.tolist(), strict=True
+        )
+    ]
 
 
 @lru_cache

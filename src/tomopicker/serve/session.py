@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any, Literal, Self
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from tomopicker.errors import InputError
+from tomopicker.errors import InputError, UnknownVoxelSizeError
 from tomopicker.io.particles import write_particles
-from tomopicker.io.tomograms import SUFFIXES, read_tomogram
+from tomopicker.io.tomograms import find_tomograms, read_tomogram
 from tomopicker.io.whole import whole_file
 from tomopicker.serve.journal import Journal, read_journal
 from tomopicker.serve.notes import Entry, Notes, read_entry
@@ -28,6 +28,7 @@ from tomopicker.types import Particles
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from tomopicker.io import tomograms as io
     from tomopicker.serve.notes import Action
     from tomopicker.types import Floats, Tomogram
     from tomopicker.verdicts import Verdict
@@ -251,10 +252,10 @@ class Session:
 
     def _add_tomograms(self, paths: Sequence[Path], voxel_size: float | None) -> None:
         known = {source.path: source for source in self.settings.tomograms}
-        for path in find_tomograms(paths):
-            tomogram = read_tomogram(path, voxel_size=voxel_size)
-            known[path] = Source(path=path, name=tomogram.name, voxel_size=voxel_size)
-            self._opened[path] = tomogram
+        for found in find_tomograms(path.expanduser() for path in paths):
+            source, tomogram = _as_file(found, voxel_size)
+            known[source.path] = source
+            self._opened[source.path] = tomogram
         if not known:
             raise InputError(
                 f"{self.folder}: is a new session without a tomogram; give some with --tomograms"
@@ -284,33 +285,6 @@ class Session:
         write_particles(table, particles, format="csv", overwrite=True)
         if self.notes.verdicts or (self.folder / "verdicts.csv").exists():
             write_verdicts(self.folder / "verdicts.csv", self.notes.verdicts, overwrite=True)
-
-
-def find_tomograms(places: Sequence[Path]) -> list[Path]:
-    """List the tomograms that files, folders and patterns name, as whole paths.
-
-    Raises
-    ------
-    InputError
-        When a folder or a pattern holds none.
-    """
-    found: list[Path] = []
-    for place in places:
-        whole = place.expanduser().absolute()
-        if whole.is_dir():
-            files = sorted(
-                file
-                for file in whole.iterdir()
-                if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
-            )
-        elif any(mark in whole.name for mark in "*?[") and not whole.exists():
-            files = sorted(whole.parent.glob(whole.name))
-        else:
-            files = [whole]
-        if not files:
-            raise InputError(f"{place}: holds no tomogram ({', '.join(SUFFIXES)}); give another")
-        found += files
-    return list(dict.fromkeys(found))
 
 
 def read_verdicts(folder: Path) -> tuple[Verdict, ...]:
@@ -378,6 +352,27 @@ def hold(path: Path) -> int | None:
             os.close(held)
             return None
     return held
+
+
+def _as_file(found: io.Source, voxel_size: float | None) -> tuple[Source, Tomogram]:
+    """Take a tomogram by its file, which later starts and the commands of a round open again.
+
+    So it is called as the file is, whatever the list that names it calls it.
+    """
+    if len(found.paths) > 1:
+        raise InputError(
+            f"{found.listed}: of {found.name} there are only half maps, and the workbench shows "
+            "files: write their mean, and give that"
+        )
+    path = (found.open(voxel_size=voxel_size).path or found.paths[0]).absolute()
+    stated = voxel_size
+    try:
+        tomogram = read_tomogram(path, voxel_size=stated)
+    except UnknownVoxelSizeError:
+        # Only the list tells it.
+        stated = found.voxel_size
+        tomogram = read_tomogram(path, voxel_size=stated)
+    return Source(path=path, name=tomogram.name, voxel_size=stated), tomogram
 
 
 def _replay(lines: Sequence[dict[str, Any]], source: Path) -> Notes:

@@ -11,7 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tomopicker.errors import InputError
 from tomopicker.serve.exports import ExportWish, export, exported_files, writable_formats
 from tomopicker.serve.proposals import FEWEST, Proposer, Wish
-from tomopicker.serve.rounds import PickWish, Rounds, TrainWish, takes_negatives
+from tomopicker.serve.rounds import PickWish, Rounds, TrainWish
 from tomopicker.serve.slices import Axis, Look, Slices
 from tomopicker.verdicts import Candidate, Order, counts, precision, queue
 
@@ -87,7 +87,6 @@ class Workbench:
             "exports": sorted(exported_files(session)),
             "fewest": FEWEST,
             "rejected": counts(notes.verdicts)["reject"],
-            "takes_negatives": takes_negatives(),
         }
 
     def tomogram(self, number: int) -> dict[str, Any]:

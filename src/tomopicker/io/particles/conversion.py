@@ -16,7 +16,7 @@ from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.relion5 import centre
 from tomopicker.io.particles.relion_project import read_tomogram_frames
 from tomopicker.io.particles.rows import listed
-from tomopicker.io.tomograms import SUFFIXES, read_tomogram
+from tomopicker.io.tomograms import Source, find_tomograms
 from tomopicker.types import Particles
 
 
@@ -81,7 +81,8 @@ def read_known(
     Parameters
     ----------
     like
-        A tomogram, a folder of tomograms, or RELION-5's `tomograms.star`.
+        Whatever `find_tomograms` finds tomograms by: a file, a folder, a project. RELION-5's
+        `tomograms.star` tells sizes itself, so that its tomograms need not be there.
     voxel_size, pixel_size, radius
         Ångström, where given; they count before what the files say.
 
@@ -95,18 +96,15 @@ def read_known(
         if size is not None and not 0 < size < np.inf:
             raise InputError(f"{option} must be a number of ångström above 0, got {size:g}")
     frames: dict[str, Frame] = {}
+    sources: list[Source] = []
     if like is not None and like.suffix.lower() == ".star":
+        # Of the tomograms themselves nobody learns an odd unbinned size.
         frames = read_tomogram_frames(like)
         if not frames:
             raise InputError(f"{like}: lists no tomograms; give another")
     elif like is not None:
-        files = [like]
-        if like.is_dir():
-            files = [file for file in sorted(like.iterdir()) if file.suffix.lower() in SUFFIXES]
-            if not files:
-                raise InputError(f"{like}: holds no tomograms ({', '.join(SUFFIXES)})")
-        for file in files:
-            frames[tomogram_name(file)] = _frame_of(file, voxel_size)
+        sources = find_tomograms([like])
+        frames = {source.name: _frame_of(source, voxel_size) for source in sources}
     frames = {
         name: replace(
             frame,
@@ -118,7 +116,7 @@ def read_known(
     }
     return Known(
         frames=frames,
-        one_for_all=like is not None and like.is_file() and like.suffix.lower() != ".star",
+        one_for_all=len(sources) == 1 and sources[0].listed is None,
         voxel_size=voxel_size,
         pixel_size=pixel_size,
         radius=radius,
@@ -277,11 +275,11 @@ def _counts_voxels(format: str) -> bool:
     return FORMATS[format].in_voxels or format == "relion3"
 
 
-def _frame_of(file: Path, voxel_size: float | None) -> Frame:
+def _frame_of(source: Source, voxel_size: float | None) -> Frame:
     try:
-        tomogram = read_tomogram(file, voxel_size=voxel_size)
+        tomogram = source.open(voxel_size=voxel_size)
     except UnknownVoxelSizeError:
-        tomogram = read_tomogram(file, voxel_size=UNKNOWN)
+        tomogram = source.open(voxel_size=UNKNOWN)
     return Frame(voxel_size=tomogram.voxel_size, shape=tomogram.shape)
 
 

@@ -44,7 +44,9 @@ def read_text(path: Path) -> str:
     except UnicodeDecodeError:
         text = "\0"
     if "\0" in text:
-        raise InputError(f"{path}: is not text (nor .mod or .em); give picks as CSV or STAR")
+        raise InputError(
+            f"{path}: is not text (nor .mod or .em); give picks as CSV, or see docs/formats.md"
+        )
     if not text.strip():
         raise InputError(f"{path}: is empty; give a file with at least one pick")
     return text

@@ -5,9 +5,11 @@ from tomopicker.io.tomograms.find import find_tomograms
 from tomopicker.io.tomograms.formats import read_tomogram, thickness_axis
 from tomopicker.io.tomograms.masks import find_masks, read_mask
 from tomopicker.io.tomograms.mrc import write_volume
+from tomopicker.io.tomograms.relion import LISTED
 from tomopicker.io.tomograms.source import Source
 
 __all__ = [
+    "LISTED",
     "SUFFIXES",
     "Source",
     "find_masks",

@@ -68,12 +68,12 @@ class ChunkedVolume:
         return whole if dtype is None else whole.astype(dtype)
 
     def _slab(self, number: int) -> NDArray[Any]:
-        if self._kept is None or self._kept[0] != number:
-            self._kept = (
-                number,
-                self._read(slice(number * self._depth, (number + 1) * self._depth)),
-            )
-        return self._kept[1]
+        # Read once: another thread may keep another slab at any time.
+        kept = self._kept
+        if kept is None or kept[0] != number:
+            planes = slice(number * self._depth, (number + 1) * self._depth)
+            kept = self._kept = (number, self._read(planes))
+        return kept[1]
 
     def _read(self, planes: slice) -> NDArray[Any]:
         return np.asarray(self._source[(*self._first, planes)])

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from tomopicker.errors import InputError
 from tomopicker.io.names import SUFFIXES, tomogram_name
 from tomopicker.io.tomograms.copick import RUNS, read_copick_config, read_copick_tree
-from tomopicker.io.tomograms.relion import read_tomogram_list
+from tomopicker.io.tomograms.relion import LISTED, read_tomogram_list
 from tomopicker.io.tomograms.source import Source
 from tomopicker.io.tomograms.warp import read_tomostars, reconstructions_of, tomostars_of
 from tomopicker.io.tomograms.zarr import is_zarr
@@ -68,8 +68,8 @@ def _sources(place: Path) -> list[Source]:
 
 
 def _in_folder(folder: Path) -> list[Source]:
-    if (folder / "tomograms.star").is_file():
-        return read_tomogram_list(folder / "tomograms.star")
+    if (folder / LISTED).is_file():
+        return read_tomogram_list(folder / LISTED)
     if (folder / RUNS).is_dir():
         return read_copick_tree(folder)
     tomostars = tomostars_of(folder)

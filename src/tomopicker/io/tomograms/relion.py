@@ -12,6 +12,9 @@ from tomopicker.io.tomograms.source import Source
 if TYPE_CHECKING:
     import pandas as pd
 
+LISTED = "tomograms.star"
+"""What RELION-5 calls the list in a job's folder."""
+
 _WHOLE = "rlnTomoReconstructedTomogram"
 _CHOICES = {
     # What a job added last is what the user gave its list for.

@@ -70,9 +70,7 @@ function label(round) {
 }
 
 function rejections(session) {
-  return session.takes_negatives
-    ? `, and from ${session.rejected} rejected place${session.rejected > 1 ? "s" : ""}.`
-    : `. What was rejected (${session.rejected}) stays out of the lists, but this version does not learn from it.`;
+  return `, and from ${session.rejected} rejected place${session.rejected > 1 ? "s" : ""}.`;
 }
 
 function show() {
