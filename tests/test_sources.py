@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import starfile
 
 from conftest import SHORT, Outcome
 from tomopicker.cli.run import read_labelled
 from tomopicker.errors import InputError, UnknownVoxelSizeError
-from tomopicker.io.particles import read_particles, write_particles
+from tomopicker.io.particles import read_particles, read_picks_for, write_particles
 from tomopicker.io.tomograms import find_tomograms, write_volume
 from tomopicker.types import Particles
 
@@ -93,6 +94,29 @@ def test_a_relion_list_gives_the_voxel_size_that_a_header_lacks(project: Path) -
     project.write_text(text)
     with pytest.raises(UnknownVoxelSizeError, match="--voxel-size"):
         find_tomograms([project])[0].open()
+
+
+def test_relion_counts_from_half_of_the_unbinned_size_that_its_list_states(tmp_path: Path) -> None:
+    volume(tmp_path / "rec_TS_01.mrc")
+    sizes = ["rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ"]
+    listed = star(
+        tmp_path / "tomograms.star", [*COLUMNS, *sizes], "TS_01 2.5 4 rec_TS_01.mrc 21 17 13"
+    )
+    (source,) = find_tomograms([listed])
+    tomogram = source.open()
+    assert tomogram.extent == (52.5, 42.5, 32.5)
+    centre = Particles(
+        positions=np.array([[26.25, 21.25, 16.25]]), voxel_size=10.0, tomograms=("TS_01",)
+    )
+    picks = tmp_path / "picks.star"
+    write_particles(picks, centre, format="relion5", shape=tomogram.shape, extent=tomogram.extent)
+    assert starfile.read(picks)[["rlnCenteredCoordinateXAngst"]].to_numpy() == 0
+    (back,) = read_picks_for(picks, [tomogram])
+    np.testing.assert_allclose(back.positions, centre.positions, atol=1e-3)
+    # A user who knows another voxel size knows better than the list.
+    assert source.open(voxel_size=20).extent is None
+    listed.write_text(listed.read_text().replace("21 17 13", "0 0 0"))
+    assert find_tomograms([listed])[0].open().extent is None
 
 
 def test_a_header_that_contradicts_the_list_is_refused_unless_the_user_decides(

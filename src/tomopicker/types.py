@@ -54,6 +54,8 @@ class Tomogram:
     """``z y x``, of the same extent in perhaps other voxels; not zero where particles may be."""
     coarser: tuple[Level, ...] = ()
     """The same at larger voxels, which spares reading the small ones when it is rescaled."""
+    extent: tuple[float, float, float] | None = None
+    """Size ``x y z`` in ångström that a project states, in unbinned pixels; its shape may round."""
 
     @property
     def shape(self) -> Shape:

@@ -368,6 +368,7 @@ def _write(
             format=name,
             shape=tomogram.shape,
             pixel_size=pixel_size,
+            extent=tomogram.extent,
             radius=checkpoint.description.config.radius_angstrom,
             overwrite=True,
         )

@@ -147,6 +147,7 @@ def export(session: Session, rounds: Rounds, wish: ExportWish) -> list[Exported]
             format=wish.format,
             shape=tomogram.shape,
             pixel_size=wish.pixel_size,
+            extent=tomogram.extent,
             radius=None if session.settings.diameter is None else session.radius,
             overwrite=True,
         )

@@ -228,6 +228,7 @@ def read_particles(
     voxel_size: float,
     shape: Shape | None = None,
     pixel_size: float | None = None,
+    extent: tuple[float, float, float] | None = None,
     format: str | None = None,
 ) -> Particles:
     """Read picks in whichever known format the file is.
@@ -242,6 +243,8 @@ def read_particles(
         Its voxels ``z y x``; the lists of RELION-5 and EMAN2 need it.
     pixel_size
         Ångström, of the unbinned tilt series, for RELION-4's lists that do not tell it.
+    extent
+        Of the tomogram, see `Tomogram.extent`; RELION-5's lists count from half of it.
     format
         A key of `FORMATS`, where the content could be of several.
 
@@ -250,7 +253,7 @@ def read_particles(
     InputError
         One line that names the file, what is wrong and the remedy.
     """
-    frame = Frame(voxel_size=voxel_size, shape=shape, pixel_size=pixel_size)
+    frame = Frame(voxel_size=voxel_size, shape=shape, pixel_size=pixel_size, extent=extent)
     return read_in(Path(path), frame, format=format)
 
 
@@ -284,6 +287,7 @@ def write_particles(
     format: str = "csv",
     shape: Shape | None = None,
     pixel_size: float | None = None,
+    extent: tuple[float, float, float] | None = None,
     radius: float | None = None,
     overwrite: bool = False,
 ) -> None:
@@ -301,6 +305,8 @@ def write_particles(
         The tomogram's voxels ``z y x``; relion5, eman2 and imod need it.
     pixel_size
         Ångström, of the unbinned tilt series; relion4 and eman2 need it.
+    extent
+        Of the tomogram, see `Tomogram.extent`; relion5 counts from half of it.
     radius
         Ångström, of the particle, for the formats that draw it.
     overwrite
@@ -312,7 +318,11 @@ def write_particles(
         When the format is unknown or lacks what it needs, or the file cannot be written.
     """
     frame = Frame(
-        voxel_size=particles.voxel_size, shape=shape, pixel_size=pixel_size, radius=radius
+        voxel_size=particles.voxel_size,
+        shape=shape,
+        pixel_size=pixel_size,
+        extent=extent,
+        radius=radius,
     )
     write_in(Path(path), particles, frame, format=format, overwrite=overwrite)
 

@@ -58,15 +58,20 @@ def read_picks_for(
     else:
         files = dict.fromkeys(names, path)
     picks = []
-    tables: dict[tuple[Path, float, Shape], dict[str, Particles]] = {}
+    tables: dict[object, dict[str, Particles]] = {}
     for tomogram in tomograms:
         if tomogram.name not in files:
             picks.append(Particles(positions=np.empty((0, 3)), voxel_size=tomogram.voxel_size))
             continue
         file = files[tomogram.name]
-        key = (file, tomogram.voxel_size, tomogram.shape)
+        key = (file, tomogram.voxel_size, tomogram.shape, tomogram.extent)
         if key not in tables:
-            table = read_particles(file, voxel_size=tomogram.voxel_size, shape=tomogram.shape)
+            table = read_particles(
+                file,
+                voxel_size=tomogram.voxel_size,
+                shape=tomogram.shape,
+                extent=tomogram.extent,
+            )
             if not len(table):
                 raise InputError(f"{file}: has a header but no picks; give at least one pick")
             sharing = [name for name in names if files.get(name) == file]

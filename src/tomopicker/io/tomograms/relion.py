@@ -5,12 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from tomopicker.errors import InputError
 from tomopicker.io.particles.star import numbers, read_blocks
 from tomopicker.io.tomograms.source import Source
 
 if TYPE_CHECKING:
     import pandas as pd
+
+    from tomopicker.types import Floats
 
 LISTED = "tomograms.star"
 """What RELION-5 calls the list in a job's folder."""
@@ -23,6 +27,7 @@ _CHOICES = {
     "mean of half maps": (f"{_WHOLE}Half1", f"{_WHOLE}Half2"),
 }
 _PIXEL_SIZE, _BINNING = "rlnTomoTiltSeriesPixelSize", "rlnTomoTomogramBinning"
+_SIZES = ("rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ")  # unbinned pixels
 _NOTHING = {"", "N/A", "None", "none", "nan", "<NA>"}
 
 
@@ -44,6 +49,10 @@ def read_tomogram_list(path: Path) -> list[Source]:
     sizes = None
     if _PIXEL_SIZE in table and _BINNING in table:
         sizes = numbers(path, table, _PIXEL_SIZE) * numbers(path, table, _BINNING)
+    extents = None
+    if {_PIXEL_SIZE, *_SIZES} <= set(table.columns):
+        pixels = numbers(path, table, _PIXEL_SIZE)
+        extents = np.stack([numbers(path, table, column) * pixels for column in _SIZES], axis=1)
     sources = []
     for row, (_, cells) in enumerate(table.iterrows()):
         for kind, columns in _columns(table).items():
@@ -56,6 +65,7 @@ def read_tomogram_list(path: Path) -> list[Source]:
                         listed=path,
                         # RELION writes 0 or less where it does not know.
                         voxel_size=sizes[row] if sizes is not None and sizes[row] > 0 else None,
+                        extent=None if extents is None else _extent(extents[row]),
                         kind=kind,
                     )
                 )
@@ -63,6 +73,11 @@ def read_tomogram_list(path: Path) -> list[Source]:
     if not sources:
         raise InputError(f"{path}: {_complaint([table])}")
     return sources
+
+
+def _extent(sizes: Floats) -> tuple[float, float, float] | None:
+    x, y, z = sizes.tolist()
+    return (x, y, z) if min(x, y, z) > 0 else None
 
 
 def _columns(table: pd.DataFrame) -> dict[str, tuple[str, ...]]:

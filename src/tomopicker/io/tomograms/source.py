@@ -28,6 +28,8 @@ class Source:
     """The list, folder or project that names it; None where the user named the file itself."""
     voxel_size: float | None = None
     """In ångström, if the list says it."""
+    extent: tuple[float, float, float] | None = None
+    """Size ``x y z`` in ångström, if the list says it."""
     kind: str = ""
     """What a list's tomogram is, where there is a choice: "denoised", "mean of half maps"."""
 
@@ -52,6 +54,8 @@ class Source:
         """
         files = [self._locate(path) for path in self.paths]
         tomogram = self._read(files[0], voxel_size)
+        if voxel_size is None:
+            tomogram = replace(tomogram, extent=self.extent)
         if len(files) == 1:
             return tomogram
         other = self._read(files[1], voxel_size)
