@@ -25,9 +25,10 @@ _UNKNOWN = 4.0e9
 # What the convolutions' own workspace adds to the tensors: 1.3 measured with oneDNN.
 _WORKSPACE = 1.3
 
-# How oneDNN and torch's allocators say it, where they do not raise an error of its own.
+# How oneDNN, torch's allocators and CUDA's libraries say it, where they raise no error of its own.
 _OUT_OF_MEMORY = re.compile(
     "can't allocate memory|not enough memory|out of memory|could not create a memory object"
+    "|_STATUS_ALLOC_FAILED"
 )
 
 
