@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import compress, product
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -249,7 +249,8 @@ def pick(
         if length is None:
             # Training was stopped before its end; what it expected is the best that is known.
             core = ball_voxels(config.labels.core_radius(description.radius_voxels))
-            length = round(description.priors.expected * scores.size / core)
+            scored = sum(int(np.count_nonzero(plane > -np.inf)) for plane in scores)
+            length = round(description.priors.expected * scored / core)
     if cut.fdr is not None and calibration is None:
         raise InputError(
             "this model was not calibrated, so a false-discovery rate cannot be estimated: give "
@@ -380,20 +381,24 @@ def _score_windows(
     side, batch = config.sampling.side, config.training.batch
     windows = grid(features.shape, side=side, stride=side)
     network = folded(network).to(device)
-    starts = range(0, len(windows), batch)
+    left_out = [_is_left_out(features, window) for window in windows]
+    kept = [window for window, out in zip(windows, left_out, strict=True) if not out]
+    starts = range(0, len(kept), batch)
     volumes = (
-        np.stack([features.read(window) for window in windows[start : start + batch]])
+        np.stack([features.read(window) for window in kept[start : start + batch]])
         for start in starts
     )
     with closing(one_ahead(volumes)) as blocks:
         for start, block in zip(starts, blocks, strict=True):
-            some = windows[start : start + batch]
+            some = kept[start : start + batch]
             logits = _forward(
                 network, torch.from_numpy(block).to(device), flips=config.inference.flips
             )
-            done = min(start + batch, len(windows)) / len(windows)
+            done = min(start + batch, len(kept)) / len(kept)
             for window, scores in zip(some, logits.cpu().numpy(), strict=True):
                 yield window, scores, done
+    for window in compress(windows, left_out):
+        yield window, _nothing(window), 1.0
 
 
 @torch.inference_mode()
@@ -427,6 +432,11 @@ def _score_whole(
     while waiting:
         tile = waiting.pop(0)
         share = y * x / (tile.core.shape[1] * tile.core.shape[2])
+        if _is_left_out(features, tile.core):
+            done += 1 / share
+            least = max(least, min(done, 1.0))
+            yield tile.core, _nothing(tile.core), least
+            continue
         failed = False
         try:
             for window, logits in _score_tile(features, network, tile, config, device):
@@ -445,6 +455,22 @@ def _score_whole(
             waiting[:0] = _halves(tile, shape, halo=halo, multiple=stride, device=device)
         else:
             done += 1 / share
+
+
+def _is_left_out(features: Features, window: Window) -> bool:
+    """Whether a mask keeps nothing of a window, which then need not be scored."""
+    if features.mask is None:
+        return False
+    at = inside(window, features.shape)
+    (z, y, x), (depth, high, wide) = at.corner, at.shape
+    # Plane by plane, as the first that holds something is enough.
+    planes = (Window(corner=(z + n, y, x), shape=(1, high, wide)) for n in range(depth))
+    return not any(within(features.mask, features.shape, plane).any() for plane in planes)
+
+
+def _nothing(window: Window) -> NDArray[np.float32]:
+    """The scores of a window that is left out, which take no memory."""
+    return np.broadcast_to(np.float32(-np.inf), window.shape)
 
 
 def _sides(shape: Shape, network: nn.Module, config: Config, *, halo: int, device: str) -> Shape:
