@@ -144,6 +144,30 @@ def test_a_tile_that_does_not_fit_the_memory_is_halved_until_it_does(monkeypatch
     assert shares[-1] == 1
 
 
+@pytest.mark.parametrize("flips", [False, True])
+def test_where_half_precision_overflows_the_scores_are_those_of_single_precision(
+    monkeypatch, flips
+):
+    checkpoint, tomogram = _checkpoint(), _tomogram()
+    settings = {"tile": 16, "flips": flips}
+    single = _score(checkpoint, tomogram, **settings)
+    precisions = []
+
+    def run(network, blocks, device, axes):
+        dtype = next(network.parameters()).dtype
+        precisions.append(dtype)
+        if dtype == torch.float16:
+            yield from (np.full(block.shape[1:], np.nan, np.float32) for block in blocks)
+        else:
+            yield from _RUN(network, blocks, device, axes)
+
+    monkeypatch.setattr(inference, "_run", run)
+    monkeypatch.setattr(inference, "_precision", lambda _: torch.float16)
+    assert _score(checkpoint, tomogram, **settings) == pytest.approx(single, abs=1e-5)
+    halves = precisions.count(torch.float16)
+    assert halves == (8 if flips else 1)  # never again after the first tile
+
+
 def test_where_not_even_the_smallest_tile_fits_the_error_says_so(monkeypatch):
     def run(*_):
         raise MemoryError

@@ -420,7 +420,8 @@ def _score_whole(
     z, y, x = (-(-length // stride) * stride for length in features.shape)
     shape: Shape = (z, y, x)
     halo = receptive_radius(config.network)
-    network = folded(network, dtype=_precision(device))
+    trained, dtype = network, _precision(device)
+    network = folded(trained, dtype=dtype)
     side = config.inference.tile
     if side is None:
         sides = _sides(shape, network, config, halo=halo, device=device)
@@ -437,9 +438,12 @@ def _score_whole(
             least = max(least, min(done, 1.0))
             yield tile.core, _nothing(tile.core), least
             continue
-        failed = False
+        failed = overflowed = False
         try:
             for window, logits in _score_tile(features, network, tile, config, device):
+                if dtype == torch.float16 and not np.isfinite(logits).all():
+                    overflowed = True
+                    break
                 # Beyond the volume there are planes of padding.
                 part = min((window.corner[0] + window.shape[0]) / features.shape[0], 1.0)
                 least = max(least, min(done + part / share, 1.0))
@@ -453,6 +457,11 @@ def _score_whole(
             if device.startswith("cuda"):
                 torch.cuda.empty_cache()
             waiting[:0] = _halves(tile, shape, halo=halo, multiple=stride, device=device)
+        elif overflowed:
+            # Few networks have activations above 65,504. Without a score no particle is found.
+            dtype = torch.float32
+            network = folded(trained, dtype=dtype).to(device)
+            waiting.insert(0, tile)
         else:
             done += 1 / share
 
@@ -574,7 +583,7 @@ def _run(
     network: nn.Module, blocks: Iterable[NDArray[np.float32]], device: str, axes: tuple[int, ...]
 ) -> Iterator[NDArray[np.float32]]:
     """(c, z, y, x) blocks, one after the other along z, to (z, y, x) logits."""
-    dtype = _precision(device)
+    dtype = next(network.parameters()).dtype  # the first layer's
 
     def slab(block: NDArray[np.float32]) -> Tensor:
         return torch.flip(torch.from_numpy(block)[None].to(device, dtype), axes)
