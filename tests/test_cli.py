@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import weakref
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -18,7 +19,8 @@ from conftest import SHORT, Outcome
 from tomopicker import training
 from tomopicker.checkpoint import Checkpoint, read_checkpoint
 from tomopicker.io.particles import FORMATS, place_of, read_particles, writable
-from tomopicker.io.tomograms import read_tomogram
+from tomopicker.io.tomograms import Source, read_tomogram
+from tomopicker.types import Tomogram
 
 Command = Callable[..., Outcome]
 
@@ -244,6 +246,35 @@ def test_several_tomograms_are_picked_with_the_checkpoint_file_in_the_formats_as
         *("sim_0001_candidates.csv", "sim_0002_candidates.csv", "sim_0001.json", "sim_0002.json"),
     }
     assert read_tomogram(out / "sim_0001_scores.mrc").shape == (32, 64, 64)
+
+
+def test_a_tomogram_that_was_picked_is_not_kept_open(
+    tomopicker: Command,
+    trained: Path,
+    simulated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Each is an open file, and a system lets a process have about a thousand."""
+    opened: list[weakref.ref[Tomogram]] = []
+    kept = []
+    open_source = Source.open
+
+    def observe(source: Source, *, voxel_size: float | None = None) -> Tomogram:
+        kept.append(sum(one() is not None for one in opened))
+        tomogram = open_source(source, voxel_size=voxel_size)
+        opened.append(weakref.ref(tomogram))
+        return tomogram
+
+    monkeypatch.setattr(Source, "open", observe)
+    names = [f"{name}.mrc" for name in "abcd"]
+    for name in names:
+        (tmp_path / name).symlink_to(simulated / "sim_0001.mrc")
+    paths = [tmp_path / name for name in names]
+    done = tomopicker("pick", trained, *paths, "--count", 3, "--out", tmp_path / "picks")
+    assert done.code == 0, done.stderr
+    assert len(kept) == 4
+    assert max(kept) <= 1  # the one before, until this one takes its place
 
 
 def test_picks_are_written_for_every_program(

@@ -23,6 +23,7 @@ from tomopicker.inference import (
     score,
     score_tiles,
 )
+from tomopicker.labels import ball_voxels
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.network import build
 from tomopicker.preprocess import Normalisation
@@ -143,6 +144,30 @@ def test_a_tile_that_does_not_fit_the_memory_is_halved_until_it_does(monkeypatch
     assert shares[-1] == 1
 
 
+@pytest.mark.parametrize("flips", [False, True])
+def test_where_half_precision_overflows_the_scores_are_those_of_single_precision(
+    monkeypatch, flips
+):
+    checkpoint, tomogram = _checkpoint(), _tomogram()
+    settings = {"tile": 16, "flips": flips}
+    single = _score(checkpoint, tomogram, **settings)
+    precisions = []
+
+    def run(network, blocks, device, axes):
+        dtype = next(network.parameters()).dtype
+        precisions.append(dtype)
+        if dtype == torch.float16:
+            yield from (np.full(block.shape[1:], np.nan, np.float32) for block in blocks)
+        else:
+            yield from _RUN(network, blocks, device, axes)
+
+    monkeypatch.setattr(inference, "_run", run)
+    monkeypatch.setattr(inference, "_precision", lambda _: torch.float16)
+    assert _score(checkpoint, tomogram, **settings) == pytest.approx(single, abs=1e-5)
+    halves = precisions.count(torch.float16)
+    assert halves == (8 if flips else 1)  # never again after the first tile
+
+
 def test_where_not_even_the_smallest_tile_fits_the_error_says_so(monkeypatch):
     def run(*_):
         raise MemoryError
@@ -200,6 +225,40 @@ def test_the_papers_windows_are_scored_one_by_one_and_laid_side_by_side():
         np.testing.assert_allclose(
             scores[:, :, start:stop], direct[:, :, : stop - start], atol=1e-5
         )
+
+
+@pytest.mark.parametrize("method", ["whole", "windows"])
+def test_only_what_a_mask_keeps_something_of_is_computed_and_scores_as_without_it(
+    monkeypatch, method
+):
+    checkpoint, tomogram = _checkpoint(), _tomogram((16, 48, 48))
+    settings = {"method": method, "tile": 16, "flips": False}
+    whole = _score(checkpoint, tomogram, **settings)
+    mask = np.zeros((8, 24, 24), bool)  # of twice the voxel size
+    mask[5, 9:18, 20] = True  # in two of the nine columns of 16 voxels
+    forwards = []
+    for name in ("_stream_tile", "_forward"):
+        monkeypatch.setattr(inference, name, _counted(getattr(inference, name), forwards))
+    masked = _score(checkpoint, replace(tomogram, mask=mask), **settings)
+    assert len(forwards) == (2 if method == "whole" else 1)  # two tiles, or a batch of windows
+    kept = np.zeros(tomogram.shape, bool)
+    kept[10:12, 18:36, 40:42] = True
+    assert np.isneginf(masked[~kept]).all()
+    assert np.abs(masked[kept] - whole[kept]).max() < 1e-4
+
+
+def _counted(function, calls):
+    def counted(*arguments, **named):
+        calls.append(function)
+        return function(*arguments, **named)
+
+    return counted
+
+
+def test_where_a_mask_keeps_nothing_all_is_left_out():
+    for method in ("whole", "windows"):
+        tomogram = replace(_tomogram(), mask=np.zeros((2, 2, 2), bool))
+        assert np.isneginf(_score(_checkpoint(), tomogram, method=method)).all()
 
 
 def test_every_voxel_is_scored_once_and_the_progress_ends_at_one():
@@ -264,6 +323,23 @@ def test_the_list_ends_at_the_count_the_threshold_or_the_expected_number():
     nothing = pick(scores, tomogram, checkpoint, Cut(threshold=100.0))
     assert len(nothing.particles) == 0
     assert nothing.threshold is None
+
+
+def test_a_list_as_long_as_training_expected_counts_no_voxels_that_a_mask_leaves_out():
+    scores, tomogram = _volume_of_peaks()
+    checkpoint = _checkpoint(peaks__smoothing=0, peaks__margin=0)
+    description = checkpoint.description
+    # Expected: a core in every 10 x 10 x 10 voxels, of which the volume holds 12 with its peaks.
+    core = ball_voxels(description.config.labels.core_radius(description.radius_voxels))
+    config = description.config.model_copy(update={"expected": None})
+    priors = description.priors.model_copy(update={"expected": core / 1000})
+    described = description.model_copy(update={"config": config, "priors": priors})
+    checkpoint = replace(checkpoint, description=described)
+    size = round(scores.size / 1000)
+    assert len(pick(scores, tomogram, checkpoint, Cut()).particles) == min(size, 12)
+    scores[:, scores.shape[1] // 2 :] = -np.inf
+    half = pick(scores, tomogram, checkpoint, Cut())
+    assert len(half.particles) == round(np.isfinite(scores).sum() / 1000)
 
 
 def _calibration():

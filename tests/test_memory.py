@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from tomopicker.config import Network
-from tomopicker.memory import automatic_bytes, is_out_of_memory, streamed_bytes
+from tomopicker.memory import automatic_bytes, free_in_groups, is_out_of_memory, streamed_bytes
 from tomopicker.network import build, folded
 
 
@@ -33,6 +33,7 @@ def test_twice_the_channels_hold_about_twice_the_memory():
 def test_running_out_of_memory_is_told_from_other_errors():
     assert is_out_of_memory(MemoryError())
     assert is_out_of_memory(torch.OutOfMemoryError("CUDA out of memory"))
+    assert is_out_of_memory(RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"))
     with pytest.raises(RuntimeError) as caught:
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
@@ -41,3 +42,30 @@ def test_running_out_of_memory_is_told_from_other_errors():
 
 def test_on_a_processor_at_most_a_gigabyte_is_taken_unasked():
     assert 0 < automatic_bytes("cpu") <= 1e9
+
+
+def _group(folder, **files):
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, text in files.items():
+        (folder / f"memory.{name}").write_text(f"{text}\n")
+
+
+def test_a_jobs_limit_above_the_processs_own_group_counts_and_files_in_memory_are_free(tmp_path):
+    (tmp_path / "table").write_text("0::/job_7/step_0/task_0\n")
+    stat = "anon 100\nfile 900\nshmem 50\ninactive_file 600\nactive_file 250"
+    _group(tmp_path / "job_7" / "step_0" / "task_0", max="max", current=1000, stat=stat)
+    _group(tmp_path / "job_7" / "step_0", max=5000, current=1000, stat=stat)
+    _group(tmp_path / "job_7", max=2000, current=1000, stat=stat)
+    assert free_in_groups(tmp_path / "table", tmp_path) == 2000 - 1000 + 600 + 250
+
+
+def test_the_first_version_of_control_groups_is_understood_from_inside_a_container(tmp_path):
+    """Which sees its own group at the root, and not the path that the table has."""
+    (tmp_path / "table").write_text("5:cpu,cpuacct:/\n4:memory:/outside/7\n0::/\n")
+    stat = "cache 1\ninactive_file 1\ntotal_cache 9\ntotal_inactive_file 30\ntotal_active_file 4"
+    _group(tmp_path / "memory", limit_in_bytes=500, usage_in_bytes=100, stat=stat)
+    assert free_in_groups(tmp_path / "table", tmp_path) == 500 - 100 + 30 + 4
+
+
+def test_without_control_groups_there_is_no_limit(tmp_path):
+    assert free_in_groups(tmp_path / "none", tmp_path) == float("inf")

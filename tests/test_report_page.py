@@ -543,6 +543,16 @@ def test_report_writes_the_same_page_elsewhere_and_replaces_none(
     assert tomopicker(*report, "--force").code == 0
 
 
+def test_report_takes_tomograms_as_pick_does(
+    tomopicker: Command, picked: Path, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    listed = tmp_path / "tomograms.txt"
+    listed.write_text(f"{simulated / 'sim_0001.mrc'}\n")
+    done = tomopicker("report", trained, listed, "--picks", picked, "--out", tmp_path / "page.html")
+    assert done.code == 0, done.stderr
+    assert (tmp_path / "page.html").is_file()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [

@@ -221,6 +221,18 @@ def test_rejected_places_are_negative_and_lower_the_scores_there():
     assert scores[4.0] < scores[0.0]
 
 
+def test_the_prior_counts_rejected_places_neither_as_particles_nor_as_unlabelled():
+    _, particles = _tomogram(1)
+    one, two = (_rejecting(particles.voxels[8:stop].tolist()) for stop in (9, 11))
+    unlabelled, positive = (
+        np.array([(task.training[0].labels == value).sum() for task in (one, two)], dtype=float)
+        for value in (UNLABELLED, POSITIVE)
+    )
+    assert unlabelled[0] > unlabelled[1]
+    observed = positive / (positive + unlabelled)
+    assert [task.prior.observed for task in (one, two)] == pytest.approx(observed, rel=1e-12)
+
+
 def test_a_place_that_is_labelled_and_rejected_is_refused():
     _, particles = _tomogram(1)
     with pytest.raises(InputError, match=r"that of a labelled particle: take it out of --picks"):

@@ -6,7 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, field
-from itertools import product
+from itertools import compress, product
 from math import ceil
 from typing import TYPE_CHECKING, Any, TypeAlias
 
@@ -249,7 +249,8 @@ def pick(
         if length is None:
             # Training was stopped before its end; what it expected is the best that is known.
             core = ball_voxels(config.labels.core_radius(description.radius_voxels))
-            length = round(description.priors.expected * scores.size / core)
+            scored = sum(int(np.count_nonzero(plane > -np.inf)) for plane in scores)
+            length = round(description.priors.expected * scored / core)
     if cut.fdr is not None and calibration is None:
         raise InputError(
             "this model was not calibrated, so a false-discovery rate cannot be estimated: give "
@@ -380,20 +381,24 @@ def _score_windows(
     side, batch = config.sampling.side, config.training.batch
     windows = grid(features.shape, side=side, stride=side)
     network = folded(network).to(device)
-    starts = range(0, len(windows), batch)
+    left_out = [_is_left_out(features, window) for window in windows]
+    kept = [window for window, out in zip(windows, left_out, strict=True) if not out]
+    starts = range(0, len(kept), batch)
     volumes = (
-        np.stack([features.read(window) for window in windows[start : start + batch]])
+        np.stack([features.read(window) for window in kept[start : start + batch]])
         for start in starts
     )
     with closing(one_ahead(volumes)) as blocks:
         for start, block in zip(starts, blocks, strict=True):
-            some = windows[start : start + batch]
+            some = kept[start : start + batch]
             logits = _forward(
                 network, torch.from_numpy(block).to(device), flips=config.inference.flips
             )
-            done = min(start + batch, len(windows)) / len(windows)
+            done = min(start + batch, len(kept)) / len(kept)
             for window, scores in zip(some, logits.cpu().numpy(), strict=True):
                 yield window, scores, done
+    for window in compress(windows, left_out):
+        yield window, _nothing(window), 1.0
 
 
 @torch.inference_mode()
@@ -415,7 +420,8 @@ def _score_whole(
     z, y, x = (-(-length // stride) * stride for length in features.shape)
     shape: Shape = (z, y, x)
     halo = receptive_radius(config.network)
-    network = folded(network, dtype=_precision(device))
+    trained, dtype = network, _precision(device)
+    network = folded(trained, dtype=dtype)
     side = config.inference.tile
     if side is None:
         sides = _sides(shape, network, config, halo=halo, device=device)
@@ -427,9 +433,17 @@ def _score_whole(
     while waiting:
         tile = waiting.pop(0)
         share = y * x / (tile.core.shape[1] * tile.core.shape[2])
-        failed = False
+        if _is_left_out(features, tile.core):
+            done += 1 / share
+            least = max(least, min(done, 1.0))
+            yield tile.core, _nothing(tile.core), least
+            continue
+        failed = overflowed = False
         try:
             for window, logits in _score_tile(features, network, tile, config, device):
+                if dtype == torch.float16 and not np.isfinite(logits).all():
+                    overflowed = True
+                    break
                 # Beyond the volume there are planes of padding.
                 part = min((window.corner[0] + window.shape[0]) / features.shape[0], 1.0)
                 least = max(least, min(done + part / share, 1.0))
@@ -443,8 +457,29 @@ def _score_whole(
             if device.startswith("cuda"):
                 torch.cuda.empty_cache()
             waiting[:0] = _halves(tile, shape, halo=halo, multiple=stride, device=device)
+        elif overflowed:
+            # Few networks have activations above 65,504. Without a score no particle is found.
+            dtype = torch.float32
+            network = folded(trained, dtype=dtype).to(device)
+            waiting.insert(0, tile)
         else:
             done += 1 / share
+
+
+def _is_left_out(features: Features, window: Window) -> bool:
+    """Whether a mask keeps nothing of a window, which then need not be scored."""
+    if features.mask is None:
+        return False
+    at = inside(window, features.shape)
+    (z, y, x), (depth, high, wide) = at.corner, at.shape
+    # Plane by plane, as the first that holds something is enough.
+    planes = (Window(corner=(z + n, y, x), shape=(1, high, wide)) for n in range(depth))
+    return not any(within(features.mask, features.shape, plane).any() for plane in planes)
+
+
+def _nothing(window: Window) -> NDArray[np.float32]:
+    """The scores of a window that is left out, which take no memory."""
+    return np.broadcast_to(np.float32(-np.inf), window.shape)
 
 
 def _sides(shape: Shape, network: nn.Module, config: Config, *, halo: int, device: str) -> Shape:
@@ -548,7 +583,7 @@ def _run(
     network: nn.Module, blocks: Iterable[NDArray[np.float32]], device: str, axes: tuple[int, ...]
 ) -> Iterator[NDArray[np.float32]]:
     """(c, z, y, x) blocks, one after the other along z, to (z, y, x) logits."""
-    dtype = _precision(device)
+    dtype = next(network.parameters()).dtype  # the first layer's
 
     def slab(block: NDArray[np.float32]) -> Tensor:
         return torch.flip(torch.from_numpy(block)[None].to(device, dtype), axes)

@@ -25,9 +25,10 @@ _UNKNOWN = 4.0e9
 # What the convolutions' own workspace adds to the tensors: 1.3 measured with oneDNN.
 _WORKSPACE = 1.3
 
-# How oneDNN and torch's allocators say it, where they do not raise an error of its own.
+# How oneDNN, torch's allocators and CUDA's libraries say it, where they raise no error of its own.
 _OUT_OF_MEMORY = re.compile(
     "can't allocate memory|not enough memory|out of memory|could not create a memory object"
+    "|_STATUS_ALLOC_FAILED"
 )
 
 
@@ -73,6 +74,43 @@ def is_out_of_memory(error: BaseException) -> bool:
     )
 
 
+def free_in_groups(
+    table: Path = Path("/proc/self/cgroup"), mount: Path = Path("/sys/fs/cgroup")
+) -> float:
+    """Memory that the control groups of a batch job or a container leave to this process.
+
+    Of both versions of Linux's control groups. The limit of a job is often that of a group above
+    the process's own, so that all of them are asked.
+
+    Parameters
+    ----------
+    table
+        Lists the groups that the process is in.
+    mount
+        Where the groups are.
+
+    Returns
+    -------
+    float
+        Bytes; infinite where there is no limit.
+    """
+    if not table.is_file():
+        return float("inf")
+    left = float("inf")
+    for line in table.read_text().splitlines():
+        _, controllers, own = line.split(":", 2)
+        if not controllers:
+            root, limit, used = mount, "memory.max", "memory.current"
+        elif "memory" in controllers.split(","):
+            root, limit, used = mount / "memory", "memory.limit_in_bytes", "memory.usage_in_bytes"
+        else:
+            continue
+        folder = root / own.lstrip("/")
+        groups = [one for one in (folder, *folder.parents) if one.is_relative_to(root)]
+        left = min(left, *(_left(one, limit, used) for one in groups))
+    return left
+
+
 class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
     """Count the bytes of the tensors that are alive."""
 
@@ -107,16 +145,20 @@ def _free_bytes() -> float:
         free = 0.5 * os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     else:
         free = _UNKNOWN
-    return min(free, _free_in_group())
+    return min(free, free_in_groups())
 
 
-def _free_in_group() -> float:
-    """What the control group of a batch job or a container leaves of its limit."""
+def _left(group: Path, limit: str, used: str) -> float:
+    """What a control group leaves of its limit; infinite where it has none."""
     try:
-        own = Path("/proc/self/cgroup").read_text().strip().rpartition(":")[2]
-        folder = Path("/sys/fs/cgroup") / own.lstrip("/")
-        limit = (folder / "memory.max").read_text().strip()
-        used = (folder / "memory.current").read_text().strip()
+        most = (group / limit).read_text().strip()
+        taken = float((group / used).read_text())
+        stat = (group / "memory.stat").read_text()
     except OSError:
         return float("inf")
-    return float("inf") if limit == "max" else float(limit) - float(used)
+    if most == "max":
+        return float("inf")
+    # What was read of files counts as used until somebody needs the memory, which we may.
+    total = "total_" if "\ntotal_" in stat else ""
+    cached = re.findall(rf"^{total}(?:in)?active_file (\d+)$", stat, re.MULTILINE)
+    return max(float(most) - taken + sum(map(float, cached)), 0.0)

@@ -303,8 +303,9 @@ def _prior(
     radius: int,
 ) -> Prior:
     """Eq 2, 4 and 8, over all training tomograms; held-out particles are not there to be found."""
-    counted = sum(int((part.labels != IGNORED).sum()) for part in labelled)
     positive = sum(int((part.labels == POSITIVE).sum()) for part in labelled)
+    # Not what was rejected, which is neither.
+    counted = positive + sum(int((part.labels == UNLABELLED).sum()) for part in labelled)
     clicked = sum(len(part.centres) for part in labelled) + sum(held_out)
     if config.expected is not None:
         if config.expected * len(labelled) <= clicked:

@@ -165,13 +165,15 @@ def pick(
             console.print(f"Left out: {error}", soft_wrap=True)
             continue
         _write(files, tomogram, picked, record, checkpoint, pixel_size)
-        done.append(tomogram)
+        if report:
+            # Each that is kept is an open file, of which there may be no more than 1,024.
+            done.append(tomogram)
         console.print(_summary(tomogram, picked), soft_wrap=True)
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
     if (out / "relion5").is_dir():
         write_import_list(out / "relion5")
-    if report and done:
+    if done:
         write_report(out / REPORT, run, out, done)
         console.print(f"To judge the picks open {out / REPORT}", soft_wrap=True)
     if failures:

@@ -21,7 +21,8 @@ REPORT = "report.html"
 def report(
     run: Annotated[Path, typer.Argument(help="Run folder or checkpoint file that picked.")],
     tomograms: Annotated[
-        list[Path], typer.Argument(help="Tomograms that were picked (MRC).", show_default=False)
+        list[Path],
+        typer.Argument(help="Tomograms that were picked, named as to `pick`.", show_default=False),
     ],
     picks: Annotated[
         Path, typer.Option(help="Folder that `tomopicker pick` wrote.", show_default=False)
@@ -36,7 +37,7 @@ def report(
     force: Annotated[bool, typer.Option("--force", help="Replace the page.")] = False,
 ) -> None:
     """Write one HTML page that shows what was picked and what there is to doubt."""
-    from tomopicker.io.tomograms import read_tomogram
+    from tomopicker.cli.run import named_tomograms
 
     path = picks / REPORT if out is None else out
     if path.suffix.lower() not in (".html", ".htm"):
@@ -45,7 +46,7 @@ def report(
         raise InputError(f"{path}: is already there; give another --out, or --force")
     if not picks.is_dir():
         raise InputError(f"{picks}: is no folder; give the --out of `tomopicker pick`")
-    volumes = [read_tomogram(one, voxel_size=voxel_size) for one in tomograms]
+    volumes = [source.open(voxel_size=voxel_size) for source in named_tomograms(tomograms)]
     write_report(path, run, picks, volumes)
     typer.echo(path)
 
