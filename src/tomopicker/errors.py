@@ -7,3 +7,7 @@ class InputError(ValueError):
 
 class UnknownVoxelSizeError(InputError):
     """A tomogram's header does not tell its voxel size, and nobody else did."""
+
+
+class OutputError(InputError):
+    """A result cannot be written; nothing that comes after it could be either."""
