@@ -182,6 +182,7 @@ def test_a_bad_tomogram_does_not_cost_the_others(
     assert {path.name for path in out.glob("*.csv")} == {
         "sim_0002.csv",
         "sim_0002_candidates.csv",
+        "summary.csv",
     }
 
 
