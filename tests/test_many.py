@@ -247,6 +247,25 @@ def test_a_tomogram_that_changes_while_it_is_read_is_left_out(
     assert summary(tmp_path / "picks")["TS_0856"]["status"] == "done"
 
 
+def test_a_tomogram_too_large_for_the_memory_does_not_cost_the_others(
+    pick: Command, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    score, calls = inference.score, []
+
+    def too_much(*arguments: object, **settings: object) -> object:
+        calls.append(1)
+        if len(calls) == 1:
+            raise MemoryError("Unable to allocate 9 TiB")
+        return score(*arguments, **settings)
+
+    monkeypatch.setattr(inference, "score", too_much)
+    done = pick(good)
+    assert done.code == 2
+    assert "TS_0000: out of memory: give --memory" in done.errors[-1]
+    rows = summary(tmp_path / "picks")
+    assert [row["status"] for row in rows.values()] == ["failed", "done"]
+
+
 def test_parts_together_are_the_whole_and_overlap_nowhere(
     pick: Command, good: Path, tmp_path: Path
 ) -> None:
