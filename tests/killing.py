@@ -1,6 +1,7 @@
 """Tomograms by the dozen, some of them broken, and processes that pick them and are killed."""
 
 import multiprocessing
+import multiprocessing.synchronize
 import os
 import re
 import sys
@@ -54,9 +55,9 @@ class Killed:
     """What was done to the processes."""
 
     kills: int = 0
-    """While tomograms were left."""
+    """While tomograms were left, after picking had begun."""
     while_writing: int = 0
-    """Of these, how many while some tomogram's files were being written."""
+    """Of these, after how many some tomogram's files were found half done."""
     codes: tuple[int | None, ...] = ()
     """Exit codes of the last processes, which were left alone."""
 
@@ -70,45 +71,60 @@ def pick_and_kill(
     rng: np.random.Generator,
     longest: float,
 ) -> Killed:
-    """Run commands side by side, kill and repeat one of them at random, at last leave them alone.
+    """Run commands side by side, kill each at random, again and again, at last leave them alone.
 
     Parameters
     ----------
     good
         Tomograms that can be picked: when all have their record no kill counts any more.
     longest
-        Seconds between two kills, at most.
+        Seconds from the first tomogram's scores to a kill, at most.
     """
     killed = Killed()
-    running = [_start(command) for command in commands]
     while killed.kills < kills and len(list(out.glob("TS_*.json"))) < good:
-        time.sleep(rng.uniform(0, longest))
-        which = int(rng.integers(len(running)))
-        if running[which].is_alive():
-            # Stopped first, so that what it was doing can be seen.
-            running[which].kill()
-            running[which].join()
-            killed.kills += 1
+        running = [_start(command) for command in commands]
+        for which in rng.permutation(len(running)):
+            process, begun = running[which]
+            # Not while it gets ready, which takes longer than picking one of these.
+            while process.is_alive() and not begun.wait(0.02):
+                pass
+            time.sleep(rng.uniform(0, longest))
+            if process.is_alive():
+                process.kill()
+                killed.kills += 1
+            process.join()
             killed.while_writing += bool(list(out.glob(".*.unfinished")))
-        running[which].close()
-        running[which] = _start(commands[which])
-    for process in running:
+            process.close()
+    last = [_start(command) for command in commands]
+    for process, _ in last:
         process.join()
-    killed.codes = tuple(process.exitcode for process in running)
+    killed.codes = tuple(process.exitcode for process, _ in last)
     return killed
 
 
-def _start(command: Sequence[object]) -> "multiprocessing.process.BaseProcess":
-    process = _CONTEXT.Process(target=_run, args=([str(word) for word in command],))
+def _start(
+    command: Sequence[object],
+) -> "tuple[multiprocessing.process.BaseProcess, multiprocessing.synchronize.Event]":
+    begun = _CONTEXT.Event()
+    process = _CONTEXT.Process(target=_run, args=([str(word) for word in command], begun))
     process.start()
-    return process
+    return process, begun
 
 
-def _run(arguments: list[str]) -> None:
+def _run(arguments: list[str], begun: "multiprocessing.synchronize.Event") -> None:
     import torch
 
+    from tomopicker import inference
     from tomopicker.cli import main
 
+    score = inference.score
+
+    def telling(*arguments: object, **settings: object) -> object:
+        scores = score(*arguments, **settings)
+        begun.set()
+        return scores
+
+    inference.score = telling
     torch.set_num_threads(1)
     with Path(os.devnull).open("w") as nowhere:
         sys.stdout = sys.stderr = nowhere

@@ -1,4 +1,4 @@
-"""Fault test: a hundred tomograms, some broken, and processes that are killed while they pick.
+"""Fault test: sixty tomograms, some broken, and processes that are killed while they pick.
 
 Not a part of `make test`, as it takes minutes; `make test-faults` runs it.
 """
@@ -13,7 +13,7 @@ import pytest
 from conftest import Outcome
 from killing import BROKEN, contents, make_tomograms, pick_and_kill
 
-TOMOGRAMS, KILLS, SEED = 100, 60, 20
+TOMOGRAMS, KILLS, SEED = 60, 60, 20
 
 
 def test_nothing_is_lost_and_nothing_doubled(
@@ -32,13 +32,15 @@ def test_nothing_is_lost_and_nothing_doubled(
     # The second overlaps the first, and would do all of it alone.
     parts = [(*pick, out, "--shard", "1/2"), (*pick, out)]
     rng = np.random.default_rng(SEED)
-    killed = pick_and_kill(parts, out, kills=KILLS, good=good, rng=rng, longest=1.0)
+    killed = pick_and_kill(parts, out, kills=KILLS, good=good, rng=rng, longest=0.4)
     with capsys.disabled():
         print(f"\n{killed}")
-    assert killed.kills == KILLS
+    assert killed.kills >= 50
+    assert killed.while_writing > 0
     assert killed.codes == (2, 2)
 
-    rows = list(csv.DictReader((out / "summary.csv").open(newline="", encoding="utf-8")))
+    with (out / "summary.csv").open(newline="", encoding="utf-8") as file:
+        rows = list(csv.DictReader(file))
     names = [row["tomogram"] for row in rows]
     assert names == sorted(file.stem for file in map(Path, listed.read_text().splitlines()))
     failed = {row["tomogram"].split("_")[-1] for row in rows if row["status"] == "failed"}

@@ -65,7 +65,8 @@ class Log:
         left = self.of - self.done - len(self.failures)
         parts = {"done": self.done, "failed": len(self.failures), "left": left}
         told = ", ".join(f"{number} {what}" for what, number in parts.items() if number)
-        return f"{self.of} tomograms: {told or 'none in this part'}"
+        noun = "tomogram" if self.of == 1 else "tomograms"
+        return f"{self.of} {noun}: {told or 'none in this part'}"
 
     def _tell(self, **line: object) -> None:
         if self.as_json:
