@@ -10,13 +10,17 @@ default-100:pretraining,default-100:mean-of-weights,default-100:pretraining-and-
 default-100:augmentation,default-100:average,default-100:pu
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test check docs bench bench-paper bench-accuracy bench-speed clean
+.PHONY: demo test test-faults check docs bench bench-paper bench-accuracy bench-speed clean
 
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
 
 test: $(DEVELOPED)
 	$(BIN)/python -m pytest --cov --cov-fail-under=90
+
+# Minutes: sixty tomograms, and processes that are killed while they pick them.
+test-faults: $(DEVELOPED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/killed.py
 
 check: $(DEVELOPED)
 	$(BIN)/ruff check .

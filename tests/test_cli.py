@@ -244,6 +244,7 @@ def test_several_tomograms_are_picked_with_the_checkpoint_file_in_the_formats_as
         *("sim_0001.csv", "sim_0001.png", "sim_0001_scores.mrc", "coords/sim_0001.coords"),
         *("sim_0002.csv", "sim_0002.png", "sim_0002_scores.mrc", "coords/sim_0002.coords"),
         *("sim_0001_candidates.csv", "sim_0002_candidates.csv", "sim_0001.json", "sim_0002.json"),
+        "summary.csv",
     }
     assert read_tomogram(out / "sim_0001_scores.mrc").shape == (32, 64, 64)
 

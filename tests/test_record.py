@@ -8,9 +8,11 @@ import pytest
 from tomopicker.calibrate import LabelledScores, judge, learn_calibration
 from tomopicker.errors import InputError
 from tomopicker.io.record import (
+    Origin,
     Record,
     RecordedCount,
     RecordedCut,
+    RecordedFile,
     RecordedHistogram,
     read_record,
     record_path,
@@ -29,7 +31,13 @@ def record() -> Record:
         shape=(10, 20, 30),
         voxel_size=10.0,
         scored_voxel_size=15.0,
-        cut=RecordedCut(fdr=0.1),
+        origin=Origin(
+            checkpoint="ab",
+            tomogram=(RecordedFile(path="/data/a.mrc", size=24_000, mtime_ns=1),),
+            cut=RecordedCut(fdr=0.1),
+            mask="auto",
+            formats=("relion5",),
+        ),
         picks=7,
         threshold=-0.25,
         estimated=RecordedCount(estimate=9.5, low=4.0, high=20.0),

@@ -15,7 +15,7 @@ from tomopicker.checkpoint import Description, Priors
 from tomopicker.config import preset
 from tomopicker.errors import InputError
 from tomopicker.io.candidates import Candidates, read_candidates
-from tomopicker.io.record import Record, RecordedCount, RecordedHistogram
+from tomopicker.io.record import Origin, Record, RecordedCount, RecordedHistogram
 from tomopicker.report import cubes, distributions, pictures
 from tomopicker.report.concerns import Findings, concerns
 from tomopicker.report.page import MOST_SHOWN, Reported, RunFacts, render_report
@@ -140,6 +140,7 @@ def reported(
         shape=volume.shape,
         voxel_size=10.0,
         scored_voxel_size=10.0,
+        origin=Origin(checkpoint="ab", tomogram=()),
         picks=count,
         threshold=float(scores[count - 1]) if count else None,
         estimated=RecordedCount(estimate=41.4, low=33.0, high=52.0) if calibrated else None,

@@ -146,7 +146,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         When there is none, or when it is truncated, not ours, from a newer version, or describes
         itself with values out of range.
     """
-    file = _checkpoint_file(path)
+    file = checkpoint_file(path)
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
@@ -169,7 +169,14 @@ def read_checkpoint(path: Path) -> Checkpoint:
     )
 
 
-def _checkpoint_file(path: Path) -> Path:
+def checkpoint_file(path: Path) -> Path:
+    """Find the checkpoint file that is meant: of a run folder the best.
+
+    Raises
+    ------
+    InputError
+        When there is none.
+    """
     if path.is_dir():
         for name in ("best.safetensors", "last.safetensors"):
             if (path / name).is_file():

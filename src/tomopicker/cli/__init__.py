@@ -23,7 +23,7 @@ from tomopicker.cli import (
     simulate,
     train,
 )
-from tomopicker.errors import InputError
+from tomopicker.errors import InputError, is_out_of_memory
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -60,7 +60,10 @@ _PROCESS = int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 
 
 def main() -> None:
-    """Run the command line; exit codes: 0 done, 1 our fault, 2 the user's input, 130 Ctrl-C."""
+    """Run the command line.
+
+    Exit codes: 0 done, 1 our fault, 2 the user's input, 130 Ctrl-C, 143 SIGTERM while picking.
+    """
     sys.excepthook = _ask_to_report
     try:
         # Not app() itself, which puts another hook in the place of ours.
@@ -77,7 +80,7 @@ def main() -> None:
                 "another process of this training has ended: what stopped it is said above or by "
                 "torchrun; the same command with --resume goes on after the last whole epoch"
             )
-        if not _is_out_of_memory(error):
+        if not is_out_of_memory(error):
             raise
         _fail(
             "out of memory: close other programs or use a machine with more; where it is the "
@@ -100,17 +103,8 @@ def _ask_to_report(
     )
 
 
-def _is_out_of_memory(error: BaseException) -> bool:
-    """Recognise torch's errors by name and text: to import torch here would slow every command."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
-
-
 def _has_lost_another(error: BaseException) -> bool:
-    """Recognise by name and text, for the same reason, that a process beside this one is gone."""
+    """Recognise by name and text, as torch is not imported here, that another process is gone."""
     return type(error).__name__ in {"DistBackendError", "DistNetworkError"} or (
         "gloo" in str(error) and "onnection" in str(error)
     )

@@ -1,9 +1,14 @@
-"""The record beside a list of picks: from what, how and when it was made."""
+"""The record beside a list of picks: from what, how and when it was made.
+
+It is written after everything else of its tomogram, so that where it is, all is there.
+"""
 
 from __future__ import annotations
 
+import hashlib
+import time
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Literal, Self, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
@@ -20,6 +25,14 @@ Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Size = Annotated[int, Field(gt=0)]
 Number = Annotated[int, Field(ge=0)]
 
+FAILED = "failed"
+"""Folder among the picks with a record of each tomogram that could not be picked."""
+
+_DESCRIBE = ("zarr.json", ".z*", "*/zarr.json", "*/.z*")
+"""Files of a zarr folder that say what is in it."""
+
+_Kind = TypeVar("_Kind", bound=BaseModel)
+
 
 class Part(BaseModel):
     """A part of a record: frozen, and an unknown name is an error."""
@@ -33,6 +46,86 @@ class RecordedCut(Part):
     count: Size | None = None
     threshold: float | None = None
     fdr: Annotated[float, Field(ge=0, lt=1)] | None = None
+
+
+class RecordedFile(Part):
+    """Which state of a file was read."""
+
+    path: str
+    """Absolute."""
+    size: Number
+    """Bytes; of a folder, as zarr's, those of the files that describe it."""
+    mtime_ns: int
+    """When it was changed last, nanoseconds; of a folder, what describes it."""
+
+    @classmethod
+    def of(cls, path: Path) -> Self:
+        """Look at a file as it is now; one that is missing has no size and no time.
+
+        Of a folder its first level is looked at and the level below, not the chunks, which can be
+        tens of thousands.
+        """
+        try:
+            files = [path]
+            if path.is_dir():
+                files += [file for pattern in _DESCRIBE for file in path.glob(pattern)]
+            states = [file.stat() for file in files]
+        except OSError:
+            states = []
+        return cls(
+            path=str(path.resolve()),
+            size=sum(state.st_size for state in states),
+            mtime_ns=max((state.st_mtime_ns for state in states), default=0),
+        )
+
+    @property
+    def is_missing(self) -> bool:
+        """Whether the file was not there."""
+        return not self.size and not self.mtime_ns
+
+
+class Origin(Part):
+    """All that decides the picks of a tomogram: of the same origin they are the same."""
+
+    checkpoint: str
+    """SHA-256 of the file."""
+    tomogram: tuple[RecordedFile, ...]
+    """Its file, or the files of its half maps."""
+    voxel_size: Positive | None = None
+    """Ångström, where an option or a list said it; otherwise the header does."""
+    cut: RecordedCut = RecordedCut()
+    mask: RecordedFile | Literal["auto"] | None = None
+    formats: tuple[str, ...] = ()
+    """Beside CSV."""
+    pixel_size: Positive | None = None
+    """Ångström, of the unbinned tilt series."""
+
+    def changes(self, now: Origin) -> list[str]:
+        """Say what differs from this origin, each as what it was and what it is now.
+
+        >>> was = Origin(checkpoint="ab", tomogram=(), cut=RecordedCut(count=5))
+        >>> was.changes(Origin(checkpoint="cd", tomogram=(), cut=RecordedCut(fdr=0.1)))
+        ['another checkpoint', 'cut --count 5, now --fdr 0.1']
+        """
+        changes = [] if self.checkpoint == now.checkpoint else ["another checkpoint"]
+        if self.tomogram != now.tomogram:
+            changes.append(_file_change("tomogram", self.tomogram, now.tomogram))
+        if isinstance(self.mask, RecordedFile) and isinstance(now.mask, RecordedFile):
+            if self.mask != now.mask:
+                changes.append(_file_change("mask", (self.mask,), (now.mask,)))
+        elif self.mask != now.mask:
+            changes.append(f"mask {_mask(self.mask)}, now {_mask(now.mask)}")
+        told = {
+            "cut": (_cut(self.cut), _cut(now.cut)),
+            "voxel size": (self.voxel_size, now.voxel_size),
+            "formats": (" and ".join(self.formats), " and ".join(now.formats)),
+            "pixel size": (self.pixel_size, now.pixel_size),
+        }
+        return changes + [
+            f"{what} {was or 'not given'}, now {is_now or 'not given'}"
+            for what, (was, is_now) in told.items()
+            if was != is_now
+        ]
 
 
 class RecordedCount(Part):
@@ -93,7 +186,7 @@ class Record(Part):
     """Ångström."""
     scored_voxel_size: Positive
     """Ångström, of the voxels that it was brought to."""
-    cut: RecordedCut = RecordedCut()
+    origin: Origin
     picks: Number
     threshold: Finite | None
     """Score of the last pick."""
@@ -102,6 +195,37 @@ class Record(Part):
     lengths: dict[str, Number] = {}
     """Length of the list at false-discovery rates, such as 0.05."""
     histogram: RecordedHistogram | None = None
+
+
+class Failure(Part):
+    """Why a tomogram could not be picked."""
+
+    tomogram: str
+    path: str
+    finished: str
+    """Date and time, ISO 8601."""
+    seconds: NotNegative
+    reason: str
+
+
+def sha256_of(path: Path) -> str:
+    """Hash a file.
+
+    Raises
+    ------
+    InputError
+        When it cannot be read.
+    """
+    try:
+        with path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise InputError(f"{path}: cannot be read ({error.strerror}); give another") from error
+
+
+def now() -> str:
+    """Tell date and time as records do, ISO 8601."""
+    return time.strftime("%Y-%m-%dT%H:%M:%S%z")
 
 
 def record_path(folder: Path, tomogram: str) -> Path:
@@ -113,7 +237,16 @@ def record_path(folder: Path, tomogram: str) -> Path:
     return folder / f"{tomogram}.json"
 
 
-def write_record(path: Path, record: Record, *, overwrite: bool = False) -> None:
+def failure_path(folder: Path, tomogram: str) -> Path:
+    """Where `tomopicker pick` writes why it could not pick a tomogram.
+
+    >>> failure_path(Path("picks"), "TS_04").as_posix()
+    'picks/failed/TS_04.json'
+    """
+    return folder / FAILED / f"{tomogram}.json"
+
+
+def write_record(path: Path, record: Record | Failure, *, overwrite: bool = False) -> None:
     """Write a record as JSON, whole or not at all.
 
     Raises
@@ -125,6 +258,17 @@ def write_record(path: Path, record: Record, *, overwrite: bool = False) -> None
         temporary.write_text(record.model_dump_json() + "\n", encoding="utf-8")
 
 
+def read_failure(path: Path) -> Failure:
+    """Read what `write_record` wrote of a failure.
+
+    Raises
+    ------
+    InputError
+        When the file is missing, or is not such a record.
+    """
+    return _read(path, Failure)
+
+
 def read_record(path: Path) -> Record:
     """Read what `write_record` wrote.
 
@@ -133,8 +277,12 @@ def read_record(path: Path) -> Record:
     InputError
         When the file is missing, or is not such a record.
     """
+    return _read(path, Record)
+
+
+def _read(path: Path, kind: type[_Kind]) -> _Kind:
     try:
-        return Record.model_validate_json(path.read_bytes())
+        return kind.model_validate_json(path.read_bytes())
     except OSError as error:
         raise InputError(
             f"{path}: cannot be read ({error.strerror}); `tomopicker pick` writes it beside its "
@@ -146,3 +294,19 @@ def read_record(path: Path) -> Record:
         raise InputError(
             f"{path}: is not a record of picks ({where}: {first['msg']}); pick again"
         ) from error
+
+
+def _file_change(what: str, was: tuple[RecordedFile, ...], is_now: tuple[RecordedFile, ...]) -> str:
+    if [file.path for file in was] != [file.path for file in is_now]:
+        before, after = (" and ".join(file.path for file in files) for files in (was, is_now))
+        return f"{what} {before}, now {after}"
+    return f"the {what}'s file was changed since"
+
+
+def _cut(cut: RecordedCut) -> str:
+    given = [f"--{name} {value:g}" for name, value in cut if value is not None]
+    return given[0] if given else "by itself"
+
+
+def _mask(mask: RecordedFile | str | None) -> str:
+    return "a file" if isinstance(mask, RecordedFile) else mask or "not given"

@@ -559,7 +559,7 @@ def _changed(config: Config, voxel_size: float) -> list[tuple[str, str, str]]:
 
 
 def _cut(record: Record) -> str:
-    cut = record.cut
+    cut = record.origin.cut
     if cut.count is not None:
         return f"after {cut.count} picks, as asked"
     if cut.threshold is not None:

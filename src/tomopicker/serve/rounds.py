@@ -25,6 +25,7 @@ from pydantic import BaseModel, ConfigDict, Field
 from tomopicker.errors import InputError
 from tomopicker.io.candidates import SUFFIX, candidates_path, read_candidates
 from tomopicker.io.particles import write_particles
+from tomopicker.io.summary import is_summary
 from tomopicker.io.whole import whole_file
 from tomopicker.serve.session import hold
 from tomopicker.types import Particles
@@ -118,7 +119,9 @@ class Round:
         if not self.picks.is_dir():
             return []
         return sorted(
-            file.stem for file in self.picks.glob("*.csv") if not file.name.endswith(SUFFIX)
+            file.stem
+            for file in self.picks.glob("*.csv")
+            if not file.name.endswith(SUFFIX) and not is_summary(file)
         )
 
 

@@ -13,6 +13,7 @@ from tomopicker.io.names import match_names
 from tomopicker.io.particles.formats import SUFFIXES, read_particles
 from tomopicker.io.particles.relion_project import NOT_LISTS
 from tomopicker.io.particles.rows import listed
+from tomopicker.io.summary import is_summary
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
 if TYPE_CHECKING:
@@ -89,8 +90,8 @@ def list_files(folder: Path) -> dict[str, Path]:
     """List the particle files in a folder, by their stem; of equal stems the likeliest suffix.
 
     Hidden files are left out: macOS puts a `._TS_01.csv`, which is no list, beside every file on
-    some disks. So are the candidates that `tomopicker pick` writes beside a list. In a project of
-    copick or EMAN2, the lists are where those programs keep them.
+    some disks. So are the candidates that `tomopicker pick` writes beside a list, and its summary.
+    In a project of copick or EMAN2, the lists are where those programs keep them.
 
     Raises
     ------
@@ -112,7 +113,11 @@ def list_files(folder: Path) -> dict[str, Path]:
                 f"{file.parent}: holds several lists ({files[run].name}, {file.name}); give one"
             )
         files[run] = file
-    lists = {stem: file for stem, file in files.items() if not _is_beside_its_list(stem, files)}
+    lists = {
+        stem: file
+        for stem, file in files.items()
+        if not _is_beside_its_list(stem, files) and not is_summary(file)
+    }
     if not lists:
         raise InputError(f"{folder}: has no picks; put one {', '.join(SUFFIXES)} file per tomogram")
     return lists

@@ -56,22 +56,25 @@ def read_tomogram_frames(path: Path) -> dict[str, Frame]:
 def write_import_list(folder: Path) -> Path:
     """List a folder's STAR files as RELION's job "Import coordinates" wants them.
 
-    Replaces the list that is there: it is nothing but a list of the folder.
+    Replaces the list that is there: it is nothing but a list of the folder. Several processes may
+    fill the folder and do this; the last of them leaves it complete.
 
     Returns
     -------
     Path
         The list, ``import_coords.star``.
     """
-    files = [file for file in sorted(folder.glob("*.star")) if file.name not in NOT_LISTS]
-    names = [series_name(file.stem) for file in files]
-    table = pd.DataFrame(
-        {
-            "rlnTomoName": names,
-            "rlnTomoImportParticleFile": [str(file.resolve()) for file in files],
-        }
-    )
-    star.write_blocks(folder / IMPORT_LIST, {"particles": table}, overwrite=True)
+    listed: list[Path] | None = None
+    # Until nothing came while it was written: whoever replaces it last has seen everything.
+    while listed != (files := _lists_in(folder)):
+        table = pd.DataFrame(
+            {
+                "rlnTomoName": [series_name(file.stem) for file in files],
+                "rlnTomoImportParticleFile": [str(file.resolve()) for file in files],
+            }
+        )
+        star.write_blocks(folder / IMPORT_LIST, {"particles": table}, overwrite=True)
+        listed = files
     return folder / IMPORT_LIST
 
 
@@ -90,3 +93,12 @@ def write_optimisation_set(
         "rlnTomoTomogramsFile": str(tomograms.resolve()),
     }
     star.write_blocks(path, {"": content}, overwrite=overwrite)
+
+
+def _lists_in(folder: Path) -> list[Path]:
+    # A hidden file may be one that is being written.
+    return [
+        file
+        for file in sorted(folder.glob("*.star"))
+        if file.name not in NOT_LISTS and not file.name.startswith(".")
+    ]

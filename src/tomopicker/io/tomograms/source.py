@@ -52,7 +52,7 @@ class Source:
             When a file is nowhere or cannot be read, or differs from the list by more than 1 % in
             voxel size, or from its other half in shape.
         """
-        files = [self._locate(path) for path in self.paths]
+        files = self.files()
         tomogram = self._read(files[0], voxel_size)
         if voxel_size is None:
             tomogram = replace(tomogram, extent=self.extent)
@@ -66,6 +66,16 @@ class Source:
             )
         mean = cast("Volume", MeanVolume(tomogram.data, other.data))
         return replace(tomogram, data=mean, coarser=())
+
+    def files(self) -> list[Path]:
+        """Tell where its files are; one that the user named himself may be missing.
+
+        Raises
+        ------
+        InputError
+            When a file that a list names is nowhere.
+        """
+        return [self._locate(path) for path in self.paths]
 
     def _locate(self, path: Path) -> Path:
         if self.listed is None or path.is_absolute():
