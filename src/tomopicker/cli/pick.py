@@ -166,15 +166,14 @@ def pick(
             continue
         _write(files, tomogram, picked, record, checkpoint, pixel_size)
         if report:
-            # Each that is kept is an open file, of which there may be no more than 1,024.
-            done.append(tomogram)
+            done.append(source)
         console.print(_summary(tomogram, picked), soft_wrap=True)
         if picked.estimated is not None:
             console.print(_sensitivity(picked.lengths, picked.estimated), soft_wrap=True)
     if (out / "relion5").is_dir():
         write_import_list(out / "relion5")
     if done:
-        write_report(out / REPORT, run, out, done)
+        write_report(out / REPORT, run, out, done, voxel_size=voxel_size)
         console.print(f"To judge the picks open {out / REPORT}", soft_wrap=True)
     if failures:
         raise InputError(f"{failures[0]} ({len(failures)} of {len(sources)} tomograms left out)")
