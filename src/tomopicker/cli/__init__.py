@@ -101,16 +101,16 @@ def _ask_to_report(
 
 
 def _is_out_of_memory(error: BaseException) -> bool:
-    """Recognise torch's errors by name and text: to import torch here would slow every command."""
-    return (
-        isinstance(error, MemoryError)
-        or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
-    )
+    """Import torch only once something has failed: it would slow every command."""
+    if isinstance(error, MemoryError):
+        return True
+    from tomopicker.memory import is_out_of_memory
+
+    return is_out_of_memory(error)
 
 
 def _has_lost_another(error: BaseException) -> bool:
-    """Recognise by name and text, for the same reason, that a process beside this one is gone."""
+    """Recognise by name and text that a process beside this one is gone."""
     return type(error).__name__ in {"DistBackendError", "DistNetworkError"} or (
         "gloo" in str(error) and "onnection" in str(error)
     )
