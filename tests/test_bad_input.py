@@ -414,6 +414,7 @@ def test_names_in_brackets_are_printed_as_they_are(
         MemoryError("Unable to allocate 9 TiB"),
         RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
         type("OutOfMemoryError", (RuntimeError,), {})("CUDA out of memory"),
+        RuntimeError("cuDNN error: CUDNN_STATUS_ALLOC_FAILED"),
     ],
 )
 def test_running_out_of_memory_is_told_with_the_remedy(

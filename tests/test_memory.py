@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from tomopicker.config import Network
-from tomopicker.memory import automatic_bytes, free_in_groups, is_out_of_memory, streamed_bytes
+from tomopicker.errors import is_out_of_memory
+from tomopicker.memory import automatic_bytes, free_in_groups, streamed_bytes
 from tomopicker.network import build, folded
 
 

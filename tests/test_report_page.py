@@ -156,7 +156,7 @@ def reported(
         else None,
     )
     return Reported(
-        tomogram=Tomogram(name=name, data=volume, voxel_size=10.0),
+        open=lambda: Tomogram(name=name, data=volume, voxel_size=10.0),
         candidates=Candidates(
             particles=Particles.from_voxels(
                 places,

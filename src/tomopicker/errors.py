@@ -1,5 +1,7 @@
 """What can be wrong with the user's input; the command line prints it and exits with 2."""
 
+import re
+
 
 class InputError(ValueError):
     """The user's input cannot be used; the message names the file and the remedy."""
@@ -14,9 +16,19 @@ class OutputError(InputError):
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Recognise torch's errors by name and text: to import torch here would slow every command."""
+    """Tell whether an error means that memory ran out, of a GPU or the computer.
+
+    Torch's own error is recognised by its name: to import torch here would slow every command.
+    """
     return (
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
-        or "can't allocate memory" in str(error)
+        or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
     )
+
+
+# How oneDNN, torch's allocators and CUDA's libraries say it, where they raise no error of its own.
+_OUT_OF_MEMORY = re.compile(
+    "can't allocate memory|not enough memory|out of memory|could not create a memory object"
+    "|_STATUS_ALLOC_FAILED"
+)

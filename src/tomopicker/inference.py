@@ -17,12 +17,12 @@ from scipy.ndimage import gaussian_filter
 from tomopicker.augment import FLIPS
 from tomopicker.calibrate import Count, Judged, ScoreHistogram, judge, most_candidates
 from tomopicker.checkpoint import check_weights
-from tomopicker.errors import InputError
+from tomopicker.errors import InputError, is_out_of_memory
 from tomopicker.features import Features, compute_features
 from tomopicker.labels import ball_voxels
 from tomopicker.mask import within
 from tomopicker.matched_filter import RadialFilter
-from tomopicker.memory import automatic_bytes, is_out_of_memory, streamed_bytes
+from tomopicker.memory import automatic_bytes, streamed_bytes
 from tomopicker.network import build, folded, receptive_radius, stream
 from tomopicker.peaks import Peaks, find_peaks, refine
 from tomopicker.prefetch import one_ahead

@@ -25,12 +25,6 @@ _UNKNOWN = 4.0e9
 # What the convolutions' own workspace adds to the tensors: 1.3 measured with oneDNN.
 _WORKSPACE = 1.3
 
-# How oneDNN, torch's allocators and CUDA's libraries say it, where they raise no error of its own.
-_OUT_OF_MEMORY = re.compile(
-    "can't allocate memory|not enough memory|out of memory|could not create a memory object"
-    "|_STATUS_ALLOC_FAILED"
-)
-
 
 def streamed_bytes(network: nn.Module, *, channels: int, planes: int, stride: int) -> float:
     """Measure the most bytes per voxel of a slab's y-x plane that `network.stream` holds.
@@ -65,13 +59,6 @@ def automatic_bytes(device: str) -> float:
         free, _ = torch.cuda.mem_get_info(device)
         return _SHARE_OF_GPU * free
     return min(_SHARE_OF_CPU * _free_bytes(), _ENOUGH_ON_CPU)
-
-
-def is_out_of_memory(error: BaseException) -> bool:
-    """Tell whether an error means that memory ran out, of a GPU or the computer."""
-    return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None
-    )
 
 
 def free_in_groups(

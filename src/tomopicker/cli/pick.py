@@ -92,9 +92,9 @@ def pick(
     from tomopicker.cli.outputs import Outputs
     from tomopicker.cli.picking import (
         Opening,
-        opened,
         pick_all,
         read_model,
+        reportable,
         tell_of_a_stopped_run,
     )
     from tomopicker.cli.plan import Job, check_names, check_place, part_of, undone
@@ -165,7 +165,7 @@ def pick(
             if (out / "relion5").is_dir():
                 write_import_list(out / "relion5")
         if report and log.done:
-            write_report(out / REPORT, run, out, opened(mine, opening))
+            write_report(out / REPORT, run, out, reportable(mine, opening), voxel_size=voxel_size)
             console.print(f"To judge the picks open {out / REPORT}", soft_wrap=True)
         if len(jobs) > 1:
             console.print(f"{log.total()}: see {out / SUMMARY}", soft_wrap=True)

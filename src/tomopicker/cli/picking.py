@@ -22,6 +22,7 @@ if TYPE_CHECKING:
     from tomopicker.cli.plan import Job
     from tomopicker.inference import Cut, Picked
     from tomopicker.io.record import Origin, Record
+    from tomopicker.io.tomograms import Source
     from tomopicker.types import Tomogram
 
 _TOO_LARGE = (
@@ -152,19 +153,20 @@ def pick_all(jobs: Sequence[Job], model: Model, opening: Opening, log: Log, *, a
         log.summary.write_if_due()
 
 
-def opened(jobs: Sequence[Job], opening: Opening) -> list[Tomogram]:
-    """Open again the tomograms that are done, as far as they are still there."""
+def reportable(jobs: Sequence[Job], opening: Opening) -> list[Source]:
+    """Find the tomograms that are done, as far as they are still there."""
     from tomopicker.cli.run import console
 
-    tomograms = []
+    sources = []
     for job in jobs:
         if job.outputs.recorded() is None:
             continue
         try:
-            tomograms.append(job.source.open(voxel_size=opening.voxel_size))
+            job.source.open(voxel_size=opening.voxel_size)
+            sources.append(job.source)
         except InputError as error:
             console.print(f"Not in the report: {error}", soft_wrap=True)
-    return tomograms
+    return sources
 
 
 def _open(job: Job, model: Model, opening: Opening) -> Tomogram:

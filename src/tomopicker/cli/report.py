@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,6 +13,7 @@ import typer
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
+    from tomopicker.io.tomograms import Source
     from tomopicker.report.page import Reported, RunFacts
     from tomopicker.types import Tomogram
 
@@ -46,12 +48,13 @@ def report(
         raise InputError(f"{path}: is already there; give another --out, or --force")
     if not picks.is_dir():
         raise InputError(f"{picks}: is no folder; give the --out of `tomopicker pick`")
-    volumes = [source.open(voxel_size=voxel_size) for source in named_tomograms(tomograms)]
-    write_report(path, run, picks, volumes)
+    write_report(path, run, picks, named_tomograms(tomograms), voxel_size=voxel_size)
     typer.echo(path)
 
 
-def write_report(path: Path, run: Path, picks: Path, tomograms: Sequence[Tomogram]) -> None:
+def write_report(
+    path: Path, run: Path, picks: Path, tomograms: Sequence[Source], *, voxel_size: float | None
+) -> None:
     """Write the report on some tomograms, over an older one."""
     from tomopicker.checkpoint import read_checkpoint
     from tomopicker.cli.run import progress_bar, write_text
@@ -59,13 +62,15 @@ def write_report(path: Path, run: Path, picks: Path, tomograms: Sequence[Tomogra
 
     description = read_checkpoint(run).description
     folder = run if run.is_dir() else run.parent
-    reported = [_read(tomogram, picks, folder) for tomogram in tomograms]
+    reported = [
+        _read(partial(source.open, voxel_size=voxel_size), picks, folder) for source in tomograms
+    ]
     with progress_bar("Report") as bar:
         page = render_report(description, _run_facts(folder), reported, progress=bar.show)
     write_text(path, page)
 
 
-def _read(tomogram: Tomogram, picks: Path, run: Path) -> Reported:
+def _read(open_tomogram: Callable[[], Tomogram], picks: Path, run: Path) -> Reported:
     """Gather what `pick` left of a tomogram, and the clicks in it if it was trained on."""
     from tomopicker.cli.run import CLICKS
     from tomopicker.io.candidates import candidates_path, read_candidates
@@ -73,6 +78,7 @@ def _read(tomogram: Tomogram, picks: Path, run: Path) -> Reported:
     from tomopicker.io.record import read_record, record_path
     from tomopicker.report.page import Reported
 
+    tomogram = open_tomogram()
     record = read_record(record_path(picks, tomogram.name))
     if record.shape != tomogram.shape:
         raise InputError(
@@ -87,7 +93,7 @@ def _read(tomogram: Tomogram, picks: Path, run: Path) -> Reported:
         )
     clicks = run / CLICKS / f"{tomogram.name}.csv"
     return Reported(
-        tomogram=tomogram,
+        open=open_tomogram,
         candidates=read_candidates(candidates_path(picks, tomogram.name), voxel_size=size),
         record=record,
         clicks=read_particles(clicks, voxel_size=size).voxels if clicks.is_file() else None,

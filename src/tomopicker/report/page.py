@@ -70,7 +70,8 @@ _AVERAGED_VOXELS = 400_000_000
 class Reported:
     """A tomogram with what was picked in it."""
 
-    tomogram: Tomogram
+    open: Callable[[], Tomogram]
+    """Opens the tomogram, which is closed again when it has been looked at: there may be many."""
     candidates: Candidates
     record: Record
     clicks: Floats | None = None
@@ -232,14 +233,14 @@ class _Section:
 
 def _measure(one: Reported, description: Description) -> Findings:
     """Measure the picks of a tomogram; reads little of it."""
-    config, record, data = description.config, one.record, one.tomogram.data
-    radius = config.radius_angstrom / one.tomogram.voxel_size
+    config, record, data = description.config, one.record, one.open().data
+    radius = config.radius_angstrom / one.record.voxel_size
     # Of a whole number of the voxels that it was scored at.
-    scored = description.radius_voxels * record.scored_voxel_size / one.tomogram.voxel_size
+    scored = description.radius_voxels * record.scored_voxel_size / one.record.voxel_size
     picks = one.candidates.picks
     some = picks.voxels[_evenly(len(picks), _SAMPLE)]
     margin = config.peaks.margin * scored
-    places = random_places(one.tomogram.shape, _SAMPLE, margin=margin, rng=np.random.default_rng(0))
+    places = random_places(one.record.shape, _SAMPLE, margin=margin, rng=np.random.default_rng(0))
     calibration, profile = description.calibration, description.filter_profile
     trained = None
     if profile is not None:
@@ -270,7 +271,7 @@ def _section(
     """Draw one of `shown` tomograms."""
     return _Section(
         number=number,
-        name=one.tomogram.name,
+        name=one.record.tomogram,
         facts=_facts_of(findings),
         concerns=doubts,
         scores=_score_picture(one),
@@ -279,7 +280,7 @@ def _section(
         means=_means(one, findings),
         sheets=_sheets(one, findings),
         slices=_slices(one, findings, shown),
-        bar_nanometres=_bar(one.tomogram),
+        bar_nanometres=_bar(one.record),
         thickness=_thickness(findings),
     )
 
@@ -287,11 +288,11 @@ def _section(
 def _depth_picture(one: Reported, findings: Findings) -> Picture | None:
     if not len(findings.voxels):
         return None
-    z, depth = findings.voxels[:, 0], one.tomogram.shape[0]
+    z, depth = findings.voxels[:, 0], one.record.shape[0]
     low, middle, high = np.percentile(z, (10, 50, 90))
     return drawing(
         depth_figure(z, depth),
-        f"Histogram of the picks' z in {one.tomogram.name}: the middle 80 % lie between slices "
+        f"Histogram of the picks' z in {one.record.tomogram}: the middle 80 % lie between slices "
         f"{low:.0f} and {high:.0f} of {depth}, half below {middle:.0f}.",
     )
 
@@ -301,11 +302,11 @@ def _neighbour_picture(one: Reported, findings: Findings) -> Picture | None:
     if not len(apart):
         return None
     least, diameter = (
-        length * one.tomogram.voxel_size for length in (findings.exclusion, 2 * findings.radius)
+        length * one.record.voxel_size for length in (findings.exclusion, 2 * findings.radius)
     )
     return drawing(
         neighbour_figure(apart, exclusion=least, diameter=diameter),
-        f"Histogram of distances to the nearest pick in {one.tomogram.name}: median "
+        f"Histogram of distances to the nearest pick in {one.record.tomogram}: median "
         f"{np.median(apart):.0f} Å, least {apart.min():.0f} Å; the least distance of peaks is "
         f"{least:.0f} Å.",
     )
@@ -316,7 +317,7 @@ def _score_picture(one: Reported) -> Picture | None:
     if scores is None or not len(scores):
         return None
     threshold = one.record.threshold
-    text = f"Histogram of the scores of the best peaks in {one.tomogram.name}: "
+    text = f"Histogram of the scores of the best peaks in {one.record.tomogram}: "
     text += f"from {scores.min():.2f} to {scores.max():.2f}"
     if threshold is not None:
         text += f", with the cut-off at {threshold:.2f}"
@@ -333,7 +334,7 @@ def _means(one: Reported, findings: Findings) -> list[_Mean]:
     most = min(_MOST_AVERAGED, int(_AVERAGED_VOXELS / (2 * HALF_RADII * findings.radius + 1) ** 3))
     chosen = findings.voxels[_evenly(len(findings.voxels), max(most, 1))]
     places = random_places(
-        one.tomogram.shape, len(chosen), margin=findings.margin, rng=np.random.default_rng(1)
+        one.record.shape, len(chosen), margin=findings.margin, rng=np.random.default_rng(1)
     )
     picks = f"{len(chosen)} picks"
     if len(chosen) < len(findings.voxels):
@@ -342,13 +343,12 @@ def _means(one: Reported, findings: Findings) -> list[_Mean]:
     if one.clicks is not None and len(one.clicks):
         groups.append((f"{len(one.clicks)} clicked particles", one.clicks))
     groups.append((f"{len(places)} random places", places))
-    cubes = [
-        mean_cube(one.tomogram.data, centres, radius=findings.radius).cube for _, centres in groups
-    ]
+    data = one.open().data
+    cubes = [mean_cube(data, centres, radius=findings.radius).cube for _, centres in groups]
     greys = Greys.of(cubes[:1])
     means = []
     for (title, _), cube in zip(groups, cubes, strict=True):
-        alt = f"Sections xy, xz and yz through the mean of {title} in {one.tomogram.name}."
+        alt = f"Sections xy, xz and yz through the mean of {title} in {one.record.tomogram}."
         means.append(
             _Mean(
                 title=f"Mean of {title}",
@@ -380,8 +380,9 @@ def _sheets(one: Reported, findings: Findings) -> list[_Sheet]:
         ),
     )
     half = math.ceil(HALF_RADII * findings.radius)
+    data = one.open().data
     cubes = {
-        int(row): smooth(cut_cube(one.tomogram.data, table.voxels[row], half), findings.radius / 5)
+        int(row): smooth(cut_cube(data, table.voxels[row], half), findings.radius / 5)
         for _, _, rows in groups
         for row in rows
     }
@@ -394,7 +395,7 @@ def _sheets(one: Reported, findings: Findings) -> list[_Sheet]:
         for row in rows.tolist():
             z, y, x = table.voxels[row].tolist()
             what = "Pick" if picked[row] else "Rejected peak"
-            alt = f"{what} {row + 1} of {one.tomogram.name}: sections xy, xz and yz."
+            alt = f"{what} {row + 1} of {one.record.tomogram}: sections xy, xz and yz."
             picks.append(
                 _Pick(
                     picture=strip(cubes[row], greys, side=_SHEET_SIDE, alt=alt),
@@ -415,15 +416,16 @@ def _sheets(one: Reported, findings: Findings) -> list[_Sheet]:
 
 def _slices(one: Reported, findings: Findings, shown: int) -> list[_Slice]:
     """Draw slices from the lowest pick to the highest, with a box around each pick near one."""
-    depth, height, width = one.tomogram.shape
+    depth, height, width = one.record.shape
     count = min(_SLICES, max(4 * MOST_SHOWN // shown, 3), depth)
     first, last = 0.0, depth - 1.0
     if len(findings.voxels):
         first, last = np.percentile(findings.voxels[:, 0], (1, 99)).tolist()
     numbers = np.unique(np.clip(np.rint(np.linspace(first, last, count)), 0, depth - 1))
+    data = one.open().data
     pictures = [
         slice_mean(
-            one.tomogram.data,
+            data,
             int(z),
             thickness=_thickness(findings),
             # Until a particle shows at the noise of a raw reconstruction.
@@ -433,7 +435,7 @@ def _slices(one: Reported, findings: Findings, shown: int) -> list[_Slice]:
     ]
     limits = contrast_limits(np.stack([picture[::2, ::2] for picture in pictures]))
     slices = []
-    bar = 10 * _bar(one.tomogram) / one.tomogram.voxel_size
+    bar = 10 * _bar(one.record) / one.record.voxel_size
     for z, picture in zip(numbers.astype(int).tolist(), pictures, strict=True):
         near = findings.voxels[np.abs(findings.voxels[:, 0] - z) <= findings.radius]
         photo = photograph(
@@ -441,7 +443,7 @@ def _slices(one: Reported, findings: Findings, shown: int) -> list[_Slice]:
             limits,
             longest=_LONGEST,
             most_bytes=_SLICE_BYTES // (shown * count),
-            alt=f"Slice z = {z} of {one.tomogram.name}; boxes around {len(near)} picks.",
+            alt=f"Slice z = {z} of {one.record.tomogram}; boxes around {len(near)} picks.",
         )
         scale = photo.width / width
         # Voxel 0 has its centre half a pixel from the rim, and y points up.
@@ -464,9 +466,9 @@ def _slices(one: Reported, findings: Findings, shown: int) -> list[_Slice]:
     return slices
 
 
-def _bar(tomogram: Tomogram) -> float:
+def _bar(record: Record) -> float:
     """Length of the scale bar, nanometres."""
-    return bar_length(tomogram.shape[2] * tomogram.voxel_size / 10)
+    return bar_length(record.shape[2] * record.voxel_size / 10)
 
 
 def _thickness(findings: Findings) -> int:
@@ -491,7 +493,7 @@ def _row(number: int, findings: Findings, doubts: list[str], shown: bool) -> _Ro
 def _facts(description: Description, run: RunFacts, reported: Sequence[Reported]) -> dict[str, str]:
     """What was asked and used, by its name."""
     config = description.config
-    sizes = sorted({one.tomogram.voxel_size for one in reported})
+    sizes = sorted({one.record.voxel_size for one in reported})
     versions = sorted({one.record.tomopicker for one in reported})
     seconds = sum(float(row.get("seconds") or 0) for row in description.history)
     return {
