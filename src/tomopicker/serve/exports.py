@@ -17,6 +17,7 @@ from tomopicker.io.particles import (
     write_import_list,
     write_particles,
 )
+from tomopicker.serve.proposals import EXCLUSION
 from tomopicker.types import Particles
 from tomopicker.verdicts import near
 
@@ -25,9 +26,6 @@ if TYPE_CHECKING:
     from tomopicker.serve.session import Session
     from tomopicker.types import Floats, Tomogram
     from tomopicker.verdicts import Candidate
-
-_EXCLUSION = 0.8
-"""Particle radii within which two are one, as preset default's picks."""
 
 
 class ExportWish(BaseModel):
@@ -100,7 +98,7 @@ def final_list(
         (n, 3) voxels ``z y x``; (n,) scores, which of a clicked particle is that of the candidate
         there, or the best of all; (n,) probabilities, 1 of what a person saw.
     """
-    distance = _EXCLUSION * radius
+    distance = EXCLUSION * radius
     places = np.array([one.voxel for one in candidates], dtype=np.float64).reshape(-1, 3)
     scores = np.array([one.score for one in candidates], dtype=np.float64)
     chances = np.array(

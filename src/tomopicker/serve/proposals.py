@@ -27,8 +27,8 @@ FEWEST = 5
 _LEAST_RADIUS = 4.0
 """Of the particle in the binned voxels that it is looked for at: enough for its rings."""
 
-_EXCLUSION = 0.8
-"""Least distance between two proposals, in particle radii, as preset default's picks."""
+EXCLUSION = 0.8
+"""Particle radii within which two places are one particle, as preset default's picks."""
 
 _FIRST = 20
 """Proposals that are shown at first, even where they are less like the clicks."""
@@ -143,10 +143,10 @@ def propose(
     inner = np.full_like(correlation, -np.inf)
     within = tuple(slice(margin, size - margin) for size in correlation.shape)
     inner[within] = correlation[within]
-    peaks = find_peaks(inner, radius=_EXCLUSION * coarse, count=_MOST)
+    peaks = find_peaks(inner, radius=EXCLUSION * coarse, count=_MOST)
     voxels = binned.from_binned(refine(correlation, peaks, radius=max(coarse / 4, 1.0)))
     own = radius / (binned.tomogram.voxel_size / binned.factor)
-    new = ~near(voxels, [(z, y, x) for z, y, x in known.tolist()], _EXCLUSION * own)
+    new = ~near(voxels, [(z, y, x) for z, y, x in known.tolist()], EXCLUSION * own)
     scores = peaks.scores[new]
     floor = _middle_score(correlation, binned.to_binned(clicks))
     return Proposals(

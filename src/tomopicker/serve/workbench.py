@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from tomopicker.errors import InputError
 from tomopicker.serve.exports import ExportWish, export, exported_files, writable_formats
-from tomopicker.serve.proposals import FEWEST, Proposer, Wish
+from tomopicker.serve.proposals import EXCLUSION, FEWEST, Proposer, Wish
 from tomopicker.serve.rounds import PickWish, Rounds, TrainWish
 from tomopicker.serve.slices import Axis, Look, Slices
 from tomopicker.verdicts import Candidate, Order, counts, precision, queue
@@ -306,7 +306,7 @@ class Workbench:
         return queue(
             candidates,
             (),
-            radius=2 * 0.8 * self.session.radius / tomogram.voxel_size,
+            radius=2 * EXCLUSION * self.session.radius / tomogram.voxel_size,
             order="best",
             known=[(z, y, x) for z, y, x in known],
         )
