@@ -260,8 +260,11 @@ def pick(
     most = most_candidates(scores.size, config.peaks.exclusion * radius)
     scores, margin = _for_peaks(scores, config, radius, overwrite=overwrite)
     judged = None
-    if calibration is None:
-        peaks = _peaks(scores, config, radius, length, floor)
+    if calibration is None and length is not None:
+        # With the candidates that follow the list, at once.
+        peaks = _peaks(scores, config, radius, 2 * length + _MORE_CANDIDATES, -np.inf)
+    elif calibration is None:
+        peaks = _peaks(scores, config, radius, None, floor)
     else:
         # The list is the start of the candidates, unless it is the longer of the two.
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
