@@ -1,13 +1,14 @@
 """Make the weights that training starts from: many simulated particles, found by what was clicked.
 
-Every simulated volume has its own target, other molecules, crowding, optics, wedge and noise. The
-network sees, as it will in use, the tomogram and its correlation with the radial filter of a few
-imprecisely clicked targets, and learns to tell those from everything else there. It thus learns
-what particles and noise look like, and to find what the second channel points at, whatever it is.
+Every session has its own target, other molecules and optics, and two tomograms that differ in
+crowding, noise, defocus and wedge as those of one microscope session do. The network sees, as it
+will in use, a tomogram and its correlation with the radial filter of a few imprecise clicks in the
+first of the two, and learns to tell those particles from everything else there. It thus learns what
+particles and noise look like, and to find what the second channel points at, whatever it is.
 Neither a ribosome nor a chaperonin, the targets of the accuracy benchmark, is among the targets.
 
-    python benchmarks/pretraining.py volumes --data FOLDER --out FOLDER [--number 400] [--first 0]
-    python benchmarks/pretraining.py train FOLDER --out WEIGHTS [--steps 3000]
+    python benchmarks/pretraining.py volumes --data FOLDER --out FOLDER [--number 1200] [--first 0]
+    python benchmarks/pretraining.py train FOLDER --out WEIGHTS [--steps 12000]
 """
 
 from __future__ import annotations
@@ -36,19 +37,19 @@ CORE = 0.5
 
 
 def main() -> None:
-    """Make volumes, or train on them."""
+    """Make the volumes of sessions, or train on them."""
     parser = argparse.ArgumentParser(description=__doc__)
     commands = parser.add_subparsers(dest="command", required=True)
     make = commands.add_parser("volumes")
     make.add_argument("--data", type=Path, required=True, help="folder with densities/")
     make.add_argument("--out", type=Path, required=True)
-    make.add_argument("--number", type=int, default=400)
-    make.add_argument("--first", type=int, default=0, help="seed of the first volume")
+    make.add_argument("--number", type=int, default=1200, help="of sessions")
+    make.add_argument("--first", type=int, default=0, help="seed of the first session")
     train_ = commands.add_parser("train")
     train_.add_argument("folder", type=Path)
     train_.add_argument("--out", type=Path, required=True)
-    train_.add_argument("--steps", type=int, default=3000)
-    train_.add_argument("--batch", type=int, default=6)
+    train_.add_argument("--steps", type=int, default=12000)
+    train_.add_argument("--batch", type=int, default=8)
     train_.add_argument("--seed", type=int, default=0)
     train_.add_argument("--channels", default="24,48,96")
     options = parser.parse_args()
@@ -57,15 +58,19 @@ def main() -> None:
         return
     options.out.mkdir(parents=True, exist_ok=True)
     for seed in range(options.first, options.first + options.number):
-        file = options.out / f"{seed:05d}.npz"
-        if not file.exists():
-            whole = file.with_suffix(".unfinished.npz")
-            np.savez(whole, **volume(seed, options.data))
-            whole.replace(file)
+        files = [options.out / f"{seed:05d}{which}.npz" for which in "ab"]
+        if not all(file.exists() for file in files):
+            for file, volume in zip(files, session(seed, options.data), strict=True):
+                whole = file.with_suffix(".unfinished.npz")
+                np.savez(whole, **volume)
+                whole.replace(file)
 
 
-def volume(seed: int, data: Path) -> dict[str, np.ndarray]:
-    """Simulate one volume: its two channels, its labels and the targets' centres."""
+def session(seed: int, data: Path) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Simulate two tomograms of one session: their channels, labels and the targets' centres.
+
+    The filter of both is learned from clicks in the first, as it is in use.
+    """
     from tomopicker.errors import InputError
     from tomopicker.features import compute_features
     from tomopicker.labels import stamp
@@ -74,34 +79,44 @@ def volume(seed: int, data: Path) -> dict[str, np.ndarray]:
     from tomopicker.simulate import simulate
     from tomopicker.types import Tomogram
 
-    rng = np.random.default_rng([20261122, seed])
+    rng = np.random.default_rng([20261124, seed])
     while True:
-        settings, templates = _session(rng, data)
+        first, templates = _session(rng, data)
+        both = (first, _another(first, rng))
         try:
-            made = simulate(settings, rng=rng, templates=templates)
+            made = [simulate(settings, rng=rng, templates=templates) for settings in both]
         except InputError:  # no room for so many
             continue
         break
-    image = _corrected(made.volume, settings, rng)
-    tomogram = Tomogram(name=str(seed), data=image, voxel_size=settings.voxel_size)
-    normalisation = Normalisation.of(image, source=str(seed))
-    plain = compute_features(tomogram, normalisation, None)
-    centres = made.particles.voxels
+    treat = _treatment(rng)
+    images = [treat(one.volume, settings) for one, settings in zip(made, both, strict=True)]
+    tomograms = [
+        Tomogram(name=str(seed), data=image, voxel_size=first.voxel_size) for image in images
+    ]
+    normalisations = [Normalisation.of(image, source=str(seed)) for image in images]
+    plain = [compute_features(*one, None) for one in zip(tomograms, normalisations, strict=True)]
+    centres = made[0].particles.voxels
     number = min(int(rng.choice([5, 10, 25, 50, 100])), len(centres))
     clicked = centres[rng.permutation(len(centres))[:number]]
-    clicked = clicked + rng.normal(0, 0.08 * settings.radius, size=clicked.shape)
+    clicked = clicked + rng.normal(0, 0.08 * first.radius, size=clicked.shape)
     clicked = np.clip(clicked, 0, np.array(SHAPE) - 1)
-    radius = settings.radius * rng.uniform(0.9, 1.1)  # as the user measured it
-    radial = learn_filter([(plain.density, plain.shape, clicked)], radius=radius)
-    features = compute_features(tomogram, normalisation, radial)
-    labels = stamp(SHAPE, centres, radius=max(CORE * radius, 1.0))
-    return {
-        "density": plain.density(_everything()).astype(np.float16),
-        "correlation": features.correlation.astype(np.float16),
-        "labels": labels,
-        "centres": centres,
-        "radius": np.array(settings.radius),
-    }
+    radius = first.radius * rng.uniform(0.9, 1.1)  # as the user measured it
+    radial = learn_filter([(plain[0].density, SHAPE, clicked)], radius=radius)
+    volumes = []
+    for one, tomogram, normalisation, density in zip(
+        made, tomograms, normalisations, plain, strict=True
+    ):
+        correlation = compute_features(tomogram, normalisation, radial).correlation
+        volumes.append(
+            {
+                "density": density.density(_everything()).astype(np.float16),
+                "correlation": correlation.astype(np.float16),
+                "labels": stamp(SHAPE, one.particles.voxels, radius=max(CORE * radius, 1.0)),
+                "centres": one.particles.voxels,
+                "radius": np.array(first.radius),
+            }
+        )
+    return volumes[0], volumes[1]
 
 
 def _everything():
@@ -114,7 +129,7 @@ def _session(rng: np.random.Generator, data: Path):
     """Settings and templates of a session, all at random."""
     from tomopicker.simulate import PHASE_PLATE, TARGET, Simulation, phantom
 
-    in_voxels = float(rng.uniform(4.0, 9.0))
+    in_voxels = float(rng.uniform(3.5, 9.0))
     names = list(rng.permutation(list(MAPS)))
     if rng.uniform() < 0.5:  # a phantom: every seed another molecule
         extent = float(rng.uniform(70, 170))
@@ -133,7 +148,7 @@ def _session(rng: np.random.Generator, data: Path):
     for name in rng.permutation(BUILT_IN)[: int(rng.integers(1, 4))]:
         shares[str(name)] = float(rng.lognormal(-1.0, 0.7))
     for number in range(int(rng.integers(0, 3))):
-        size = in_voxels * float(rng.uniform(0.7, 1.4))
+        size = in_voxels * math.exp(rng.uniform(math.log(0.6), math.log(1.8)))
         templates[f"phantom{number}"] = _reshaped(
             phantom(size, seed=int(rng.integers(1, 2**31))), rng
         )
@@ -162,7 +177,7 @@ def _session(rng: np.random.Generator, data: Path):
         b_factor=math.exp(rng.uniform(math.log(200), math.log(1500))),
         band_limit=rng.uniform(0.32, 0.6),
         noise_floor=math.exp(rng.uniform(math.log(0.04), math.log(0.3))),
-        snr=math.exp(rng.uniform(math.log(0.06), math.log(1.0))),
+        snr=math.exp(rng.uniform(math.log(0.1), math.log(1.2))),
         **optics,
     )
     return settings, templates
@@ -202,22 +217,65 @@ def _reshaped(density: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     return (shape * rng.uniform(0.7, 1.4)).astype(np.float32)
 
 
-def _corrected(image: np.ndarray, settings, rng: np.random.Generator) -> np.ndarray:
-    """What software does to some reconstructions: flip the phases, blur."""
+def _another(settings, rng: np.random.Generator):
+    """Settings of another tomogram of the session, which differs as far as real ones do."""
+
+    def about(value: float, factor: float) -> float:
+        return float(value * factor ** rng.uniform(-1, 1))
+
+    crowding = about(1.0, 1.6)
+    return settings.model_copy(
+        update={
+            "particles": max(4, round(about(settings.particles, 2.0))),
+            "distractors": {k: v * crowding for k, v in settings.distractors.items()},
+            "snr": about(settings.snr, 1.5),
+            "defocus_micrometres": about(settings.defocus_micrometres, 1.35),
+            "tilt_range_degrees": float(
+                np.clip(settings.tilt_range_degrees + rng.normal(0, 5), 40, 70)
+            ),
+            "b_factor": about(settings.b_factor, 1.4),
+            "band_limit": about(settings.band_limit, 1.15),
+            "noise_floor": about(settings.noise_floor, 1.5),
+            "margin": rng.uniform(0, 0.2),
+            "slope_degrees": rng.uniform(-5, 5),
+            "membranes": int(rng.integers(0, 5)),
+            "vesicles": int(rng.integers(0, 3)),
+            "beads": int(rng.integers(0, 5)),
+        }
+    )
+
+
+def _treatment(rng: np.random.Generator):
+    """What software does to the reconstructions of a session.
+
+    Nothing, flipped phases, or a Wiener filter for the contrast transfer; then often a blur.
+    """
     from scipy import fft
+    from scipy.ndimage import gaussian_filter
 
     from tomopicker.simulate import transfer
 
-    if rng.uniform() < 0.4:
-        amplitude, _ = transfer(SHAPE, settings)
-        low = amplitude.ravel()[1]
-        sign = np.where(amplitude * np.sign(low or -1) >= 0, 1, -1)
-        image = fft.irfftn(fft.rfftn(image) * sign, SHAPE)
-    if rng.uniform() < 0.3:
-        from scipy.ndimage import gaussian_filter
+    kind = rng.choice(["none", "flip", "wiener"], p=[0.5, 0.3, 0.2])
+    trust = math.exp(rng.uniform(math.log(0.03), math.log(0.5)))
+    blur = rng.uniform(0.3, 1.0) if rng.uniform() < 0.3 else 0.0
 
-        image = gaussian_filter(image, rng.uniform(0.3, 1.0))
-    return np.asarray(image / image.std(), dtype=np.float32)
+    def treat(image: np.ndarray, settings) -> np.ndarray:
+        amplitude, colour = transfer(SHAPE, settings)
+        # The transfer starts with the sign of the lowest frequencies, and keeps it when corrected.
+        amplitude = amplitude * np.sign(amplitude.ravel()[1] or -1)
+        if kind == "flip":
+            image = fft.irfftn(fft.rfftn(image) * np.where(amplitude >= 0, 1, -1), SHAPE)
+        elif kind == "wiener":
+            relative = np.divide(
+                amplitude, colour, out=np.zeros_like(amplitude), where=colour > 1e-3 * colour.max()
+            )
+            relative /= np.abs(relative).max()
+            image = fft.irfftn(fft.rfftn(image) * relative / (relative**2 + trust**2), SHAPE)
+        if blur:
+            image = gaussian_filter(image, blur)
+        return np.asarray(image / image.std(), dtype=np.float32)
+
+    return treat
 
 
 def train(options: argparse.Namespace) -> None:
@@ -239,10 +297,10 @@ def train(options: argparse.Namespace) -> None:
         channels=tuple(int(c) for c in options.channels.split(",")),
         filter_channel=True,
     )
-    network = build(settings)
+    network = build(settings).to(memory_format=torch.channels_last_3d)
     optimiser = torch.optim.AdamW(network.parameters(), lr=2e-3, weight_decay=1e-3)
-    files = sorted(options.folder.glob("[0-9]*[0-9].npz"))
-    held_out, files = files[:8], files[8:]
+    files = sorted(options.folder.glob("[0-9]*[ab].npz"))
+    held_out, files = files[:32], files[32:]
     average = {name: tensor.clone() for name, tensor in network.state_dict().items()}
     cache: dict[Path, dict[str, np.ndarray]] = {}
     started, recent = time.time(), []
@@ -278,10 +336,13 @@ def train(options: argparse.Namespace) -> None:
             else:
                 average[name].copy_(tensor)
         recent.append(float(loss.detach()))
-        if (step + 1) % 250 == 0 or step + 1 == options.steps:
+        if (step + 1) % 500 == 0 or step + 1 == options.steps:
             own = {name: tensor.clone() for name, tensor in network.state_dict().items()}
             network.load_state_dict(average)
-            half = {k: t.half() if t.is_floating_point() else t for k, t in average.items()}
+            half = {
+                k: (t.half() if t.is_floating_point() else t).contiguous()
+                for k, t in average.items()
+            }
             save_file(half, options.out)
             print(
                 f"{step + 1}: loss {np.mean(recent):.3f}, {_measure(network, held_out)}, "
