@@ -439,6 +439,24 @@ def test_a_folder_that_does_not_tell_is_refused(tmp_path: Path) -> None:
         read_picks_for(tmp_path, [tomogram("TS_01")])
 
 
+def test_voxels_of_another_binning_are_not_taken_for_the_tomograms(tmp_path: Path) -> None:
+    path = tmp_path / "TS_01_bin4.csv"
+    path.write_text("x,y,z\n1,2,3\n")
+    assert len(read_picks_for(path, [tomogram("rec_TS_01_bin4")])[0]) == 1
+    assert len(read_picks_for(path, [tomogram("TS_02_bin8")])[0]) == 1  # names it in no way
+    for source in (path, tmp_path):
+        with pytest.raises(InputError, match="voxels of TS_01_bin4, .* those of TS_01_bin8; conv"):
+            read_picks_for(source, [tomogram("TS_01_bin8")])
+    path = tmp_path / "all.csv"
+    path.write_text("tomogram,x,y,z\nTS_01_6.7Apx.mrc,1,2,3\n")
+    with pytest.raises(InputError, match="rename it"):
+        read_picks_for(path, [tomogram("TS_01_10.00Apx")])
+    # Ångström are ångström, whatever the voxels.
+    path = tmp_path / "TS_01_bin4.star"
+    path.write_text(star("rlnTomoName", *CENTRED, rows="TS_01_bin4 0 0 0"))
+    assert len(read_picks_for(path, [tomogram("TS_01_bin8")])[0]) == 1
+
+
 def test_long_lists_of_names_are_shortened() -> None:
     names = tuple(f"TS_{n}" for n in range(9))
     table = particles(*[(1, 2, 3)] * 9, names=names)

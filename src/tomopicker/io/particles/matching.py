@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tomopicker.errors import InputError
-from tomopicker.io.names import match_names
-from tomopicker.io.particles.formats import SUFFIXES, read_particles
+from tomopicker.io.names import differ_in_binning, match_names, plain_name
+from tomopicker.io.particles.formats import FORMATS, SUFFIXES, read_particles, recognise
 from tomopicker.io.particles.relion_project import NOT_LISTS
-from tomopicker.io.particles.rows import listed
+from tomopicker.io.particles.rows import cut, listed
 from tomopicker.io.summary import is_summary
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
@@ -75,6 +75,8 @@ def read_picks_for(
             )
             if not len(table):
                 raise InputError(f"{file}: has a header but no picks; give at least one pick")
+            if FORMATS[recognise(file)].in_voxels:
+                _check_binning(file, table, tomogram.name)
             sharing = [name for name in names if files.get(name) == file]
             parts = by_tomogram(
                 table, sharing, file, skip_unmatched=skip_unmatched, allow_none=allow_none
@@ -245,6 +247,16 @@ def _is_beside_its_list(stem: str, files: Mapping[str, Path]) -> bool:
     """Tell whether a file holds the candidates of a list in the same folder."""
     name = stem.removesuffix("_candidates")
     return name != stem and name in files
+
+
+def _check_binning(file: Path, table: Particles, tomogram: str) -> None:
+    """Refuse voxels that, by the names, are not those of the tomogram."""
+    for name in dict.fromkeys((file.stem, *table.tomograms)):
+        if plain_name(name) == plain_name(tomogram) and differ_in_binning(name, tomogram):
+            raise InputError(
+                f"{file}: counts voxels of {cut(name)}, which are of another size than those of "
+                f"{tomogram}; convert it with --voxel-size and --to-voxel-size, or rename it"
+            )
 
 
 def _inside(columns: Floats, order: str, sizes: dict[str, int]) -> NDArray[np.bool_]:
