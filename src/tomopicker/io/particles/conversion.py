@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
@@ -14,9 +15,10 @@ from tomopicker.io.particles.formats import FORMATS, check_format, place_of, rea
 from tomopicker.io.particles.formats import write_in as write_list
 from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.relion5 import centre
-from tomopicker.io.particles.relion_project import read_tomogram_frames
 from tomopicker.io.particles.rows import listed
+from tomopicker.io.particles.star import GROUP_NAME, PIXEL
 from tomopicker.io.tomograms import Source, find_tomograms
+from tomopicker.io.tomograms.relion import Row, read_optimisation_set, read_rows
 from tomopicker.types import Particles
 
 
@@ -81,8 +83,9 @@ def read_known(
     Parameters
     ----------
     like
-        Whatever `find_tomograms` finds tomograms by: a file, a folder, a project. RELION-5's
-        `tomograms.star` tells sizes itself, so that its tomograms need not be there.
+        Whatever `find_tomograms` finds tomograms by: a file, a folder, a project. RELION's
+        `tomograms.star` tells sizes itself, so that its tomograms need not be there; that of
+        RELION-4 does not tell the binning, without which a voxel size must be given.
     voxel_size, pixel_size, radius
         Ångström, where given; they count before what the files say.
 
@@ -99,9 +102,9 @@ def read_known(
     sources: list[Source] = []
     if like is not None and like.suffix.lower() == ".star":
         # Of the tomograms themselves nobody learns an odd unbinned size.
-        frames = read_tomogram_frames(like)
-        if not frames:
-            raise InputError(f"{like}: lists no tomograms; give another")
+        named = read_optimisation_set(like)
+        like = like if named is None else named[1]
+        frames = {row.name: _frame_of_row(row, like, voxel_size) for row in read_rows(like)}
     elif like is not None:
         sources = find_tomograms([like])
         frames = {source.name: _frame_of(source, voxel_size) for source in sources}
@@ -214,7 +217,7 @@ def write_joined(path: Path, parts: Sequence[Part], *, format: str, overwrite: b
     first = parts[0].frame
     units = {
         "voxel size": {part.frame.voxel_size for part in parts} if _counts_voxels(format) else {1},
-        "pixel size": {part.frame.pixel_size for part in parts},
+        "pixel size": {part.frame.pixel_size for part in parts if FORMATS[format].writes_pixels},
     }
     for unit, sizes in units.items():
         if len(sizes) > 1:
@@ -266,9 +269,11 @@ def left_out(parts: Sequence[Part], format: str) -> list[str]:
         "scores": any(table.scores is not None for table in tables),
         "orientations": any(table.orientations is not None for table in tables),
         "columns": any(table.extra for table in tables),
+        "optics": any(table.optics.keys() - {GROUP_NAME, PIXEL} for table in tables),
     }
     missing = [name for name, there in has.items() if there and name not in FORMATS[format].holds]
-    return ["further columns" if name == "columns" else name for name in missing]
+    words = {"columns": "further columns", "optics": "optics groups"}
+    return [words.get(name, name) for name in missing]
 
 
 def _counts_voxels(format: str) -> bool:
@@ -280,7 +285,25 @@ def _frame_of(source: Source, voxel_size: float | None) -> Frame:
         tomogram = source.open(voxel_size=voxel_size)
     except UnknownVoxelSizeError:
         tomogram = source.open(voxel_size=UNKNOWN)
-    return Frame(voxel_size=tomogram.voxel_size, shape=tomogram.shape)
+    return Frame(
+        voxel_size=tomogram.voxel_size,
+        shape=tomogram.shape,
+        pixel_size=tomogram.pixel_size,
+        extent=tomogram.extent,
+    )
+
+
+def _frame_of_row(row: Row, listed: Path, voxel_size: float | None) -> Frame:
+    if row.extent is None:
+        raise InputError(
+            f"{listed}: does not tell the size of {row.name} (rlnTomoSizeX, Y, Z and "
+            "rlnTomoTiltSeriesPixelSize, above 0); give the tomograms themselves with --like"
+        )
+    size = voxel_size or row.voxel_size
+    if size is None:
+        return Frame(voxel_size=UNKNOWN, pixel_size=row.pixel_size, extent=row.extent)
+    x, y, z = (max(round(side / size), 1) for side in row.extent)
+    return Frame(voxel_size=size, shape=(z, y, x), pixel_size=row.pixel_size, extent=row.extent)
 
 
 def _voxel_size(path: Path, format: str, target: str) -> float:
@@ -306,14 +329,20 @@ def _joined(tables: Sequence[Particles]) -> Particles:
     """Put tables under each other; a column that not all have is left out."""
     scores = [table.scores for table in tables if table.scores is not None]
     turns = [table.orientations for table in tables if table.orientations is not None]
-    columns = [name for name in tables[0].extra if all(name in table.extra for table in tables)]
+    extra, optics = (
+        {
+            name: tuple(cell for table in tables for cell in of(table)[name])
+            for name in of(tables[0])
+            if all(name in of(table) for table in tables)
+        }
+        for of in (attrgetter("extra"), attrgetter("optics"))
+    )
     return Particles(
         positions=np.concatenate([table.positions for table in tables]),
         voxel_size=tables[0].voxel_size,
         scores=np.concatenate(scores) if len(scores) == len(tables) else None,
         tomograms=tuple(name for table in tables for name in table.tomograms),
         orientations=np.concatenate(turns) if len(turns) == len(tables) else None,
-        extra={
-            name: tuple(cell for table in tables for cell in table.extra[name]) for name in columns
-        },
+        extra=extra,
+        optics=optics,
     )

@@ -89,7 +89,7 @@ FORMATS: dict[str, Format] = {
     ),
     "relion5": Format(
         place="{name}.star",
-        holds={"names", "scores", "orientations", "columns"},
+        holds={"names", "scores", "orientations", "columns", "optics"},
         recognises=is_relion5,
         read=read_relion5,
         write=write_relion5,
@@ -99,7 +99,7 @@ FORMATS: dict[str, Format] = {
     ),
     "relion4": Format(
         place="{name}.star",
-        holds={"names", "scores", "orientations", "columns"},
+        holds={"names", "scores", "orientations", "columns", "optics"},
         recognises=is_relion4,
         read=read_relion4,
         write=write_relion4,
@@ -115,7 +115,7 @@ FORMATS: dict[str, Format] = {
     ),
     "relion3": Format(
         place="{name}.star",
-        holds={"names", "scores", "orientations", "columns"},
+        holds={"names", "scores", "orientations", "columns", "optics"},
         recognises=is_relion3,
         read=read_relion3,
         write=write_relion3,

@@ -65,12 +65,13 @@ def read_picks_for(
             picks.append(Particles(positions=np.empty((0, 3)), voxel_size=tomogram.voxel_size))
             continue
         file = files[tomogram.name]
-        key = (file, tomogram.voxel_size, tomogram.shape, tomogram.extent)
+        key = (file, tomogram.voxel_size, tomogram.shape, tomogram.extent, tomogram.pixel_size)
         if key not in tables:
             table = read_particles(
                 file,
                 voxel_size=tomogram.voxel_size,
                 shape=tomogram.shape,
+                pixel_size=tomogram.pixel_size,
                 extent=tomogram.extent,
             )
             if not len(table):

@@ -36,7 +36,7 @@ def read_relion3(path: Path, frame: Frame) -> Particles:
         pixel = np.full(len(table), frame.voxel_size)
     positions = star.coordinates(path, table, star.XYZ) * pixel[:, None]
     positions -= star.origins(path, table, pixel)
-    return star.particles_from(path, table, positions, frame.voxel_size)
+    return star.particles_from(path, blocks, table, positions, frame.voxel_size)
 
 
 def write_relion3(
@@ -59,7 +59,9 @@ def write_relion3(
         values=particles.positions / frame.voxel_size,
     )
     table["rlnPixelSize"] = frame.voxel_size
-    star.write_blocks(path, {"": table}, overwrite=overwrite)
+    # RELION 3.1's two blocks, where there is something to say; Warp and M read both.
+    blocks = star.blocks_with_optics(table, particles.optics) if particles.optics else {"": table}
+    star.write_blocks(path, blocks, overwrite=overwrite)
 
 
 def _pixel_size(path: Path, blocks: star.Blocks, table: pd.DataFrame) -> Floats | None:
