@@ -1,7 +1,8 @@
-"""Names that link tomograms, tilt series and particles across programs."""
+"""Names of files, and those that link tomograms, tilt series and particles across programs."""
 
 from __future__ import annotations
 
+import glob
 import re
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,6 +17,31 @@ SUFFIXES = (
     *(".zarr", ".em", ".hdf", ".h5", ".hdf5", ".tif", ".tiff"),
 )
 """How the names of volumes end; what a file is, its content decides."""
+
+
+def files_of(place: Path) -> list[Path]:
+    """List the files that a pattern names; a place that is none stands for itself.
+
+    Raises
+    ------
+    InputError
+        When no file is named so.
+    """
+    if place.exists() or not re.search(r"[*?]", str(place)):
+        return [place]
+    matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207, of any root
+    if not matches:
+        raise InputError(f"{place}: no file is named so; check the pattern and its folder")
+    return [Path(match) for match in matches]
+
+
+def in_words(places: Sequence[Path]) -> str:
+    """Name places to a user: the first, and how many more.
+
+    >>> in_words([Path("a.csv"), Path("b.csv"), Path("c.csv")])
+    'a.csv and 2 more'
+    """
+    return str(places[0]) if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
 
 
 def tomogram_name(path: Path | str) -> str:

@@ -11,7 +11,14 @@ import numpy as np
 
 from tomopicker.errors import InputError, UnknownVoxelSizeError
 from tomopicker.io.names import match_names, tomogram_name
-from tomopicker.io.particles.formats import FORMATS, check_format, place_of, read_in, recognise
+from tomopicker.io.particles.formats import (
+    FORMATS,
+    check_format,
+    names_in,
+    place_of,
+    read_in,
+    recognise,
+)
 from tomopicker.io.particles.formats import write_in as write_list
 from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.relion5 import centre
@@ -155,9 +162,7 @@ def read_parts(
         When the list cannot be read, or lacks what its or the target's convention needs.
     """
     format = recognise(path) if format is None else format
-    # A voxel, somewhere, is enough to learn the names.
-    guess = Frame(voxel_size=UNKNOWN, shape=(1, 1, 1), pixel_size=known.pixel_size or UNKNOWN)
-    names = [_plain(tomogram) for tomogram in read_in(path, guess, format=format).tomograms]
+    names = [_plain(tomogram) for tomogram in names_in(path, format=format)]
     if name is None:
         name = next(iter(known.frames)) if known.one_for_all else path.stem
     order = list(dict.fromkeys(names)) or [name]

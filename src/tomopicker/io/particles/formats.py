@@ -20,7 +20,7 @@ from tomopicker.io.particles.csv import is_csv, read_csv, write_csv
 from tomopicker.io.particles.deepfinder import is_deepfinder, read_deepfinder
 from tomopicker.io.particles.dynamo import dynamo_voxel_size, is_dynamo, read_dynamo, write_dynamo
 from tomopicker.io.particles.eman2 import is_eman2, read_eman2, write_eman2
-from tomopicker.io.particles.frame import Frame
+from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.head import Head, read_head
 from tomopicker.io.particles.imod import (
     imod_voxel_size,
@@ -280,6 +280,19 @@ def read_in(path: Path, frame: Frame, *, format: str | None = None) -> Particles
         raise InputError(f"{path}: {error}") from error
 
 
+def names_in(path: Path, *, format: str | None = None) -> tuple[str, ...]:
+    """Read what a list calls the tomogram of each of its picks; nothing where it does not.
+
+    Raises
+    ------
+    InputError
+        As `read_particles`.
+    """
+    # A voxel, somewhere, is enough to learn the names.
+    somewhere = Frame(voxel_size=UNKNOWN, shape=(1, 1, 1), pixel_size=UNKNOWN)
+    return read_in(path, somewhere, format=format).tomograms
+
+
 def write_particles(
     path: Path | str,
     particles: Particles,
@@ -419,6 +432,21 @@ def recognise(path: Path) -> str:
             f"{', '.join(FORMATS)}"
         )
     return found or "csv"
+
+
+def is_list(path: Path) -> bool:
+    """Tell whether a file is a list of particles by its content; bare numbers are one.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or empty, or cannot be read.
+    """
+    head = read_head(path)
+    if head.star_columns is not None:
+        # Whatever STAR file is none of the others is RELION-3's, if it has coordinates.
+        return any("CoordinateX" in column for column in head.star_columns) or is_cbox(head)
+    return head.is_bare or any(format.recognises(head) for format in FORMATS.values())
 
 
 def doubt_about(path: Path) -> str | None:
