@@ -360,6 +360,44 @@ def test_a_tomogram_of_unknown_voxel_size_still_has_a_shape(
     )
 
 
+def test_a_table_is_written_with_tabs_where_its_name_says_so(
+    tomopicker: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("tomogram,x,y,z,note\nTS 1,1,2,3,a b\nTS 2,4,5,6,c\n")
+    done = tomopicker("convert", tmp_path / "a.csv", tmp_path / "a.tsv")
+    assert done.code == 0, done.stderr
+    first, second, _ = (tmp_path / "a.tsv").read_text().splitlines()
+    assert first.split("\t") == ["x", "y", "z", "tomogram", "note"]
+    assert second.split("\t") == ["1.0000", "2.0000", "3.0000", "TS 1", "a b"]
+    after = read_particles(tmp_path / "a.tsv", voxel_size=VOXEL)
+    assert after.tomograms == ("TS 1", "TS 2")
+
+
+def test_candidates_are_not_taken_for_picks(tomopicker: Command, tmp_path: Path) -> None:
+    given = tmp_path / "TS_01_candidates.csv"
+    given.write_text("x,y,z,score,probability,picked\n1,2,3,0.5,,1\n4,5,6,0.2,,0\n")
+    refused(
+        tomopicker("convert", given, tmp_path / "a.coords"),
+        "holds candidates, most of which are no picks",
+        "without _candidates",
+    )
+
+
+def test_several_tomograms_are_named_one_by_one(
+    tomopicker: Command, tmp_path: Path, tomogram: Path
+) -> None:
+    other = tmp_path / "more" / "TS_02.mrc"
+    write_volume(other, np.zeros((12, 24, 36), dtype=np.int8), voxel_size=VOXEL)
+    (tmp_path / "a.csv").write_text("tomogram,x,y,z\nTS_01,0,0,0\nTS_02,0,0,0\n")
+    done = tomopicker(
+        *("convert", tmp_path / "a.csv", tmp_path / "a.star"),
+        *("--like", tomogram, "--like", other),
+    )
+    assert done.code == 0, done.stderr
+    column = starfile.read(tmp_path / "a.star")["rlnCenteredCoordinateXAngst"]
+    assert column.tolist() == pytest.approx([-17.5 * VOXEL, -18 * VOXEL])
+
+
 def test_a_list_of_no_particles_is_converted(
     tomopicker: Command, tmp_path: Path, tomogram: Path
 ) -> None:

@@ -24,7 +24,7 @@ from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.relion5 import centre
 from tomopicker.io.particles.rows import listed
 from tomopicker.io.particles.star import GROUP_NAME, PIXEL
-from tomopicker.io.tomograms import Source, find_tomograms
+from tomopicker.io.tomograms import LISTED, Source, find_tomograms
 from tomopicker.io.tomograms.relion import Row, read_optimisation_set, read_rows
 from tomopicker.types import Particles
 
@@ -79,7 +79,7 @@ class Part:
 
 
 def read_known(
-    like: Path | None,
+    likes: Sequence[Path],
     *,
     voxel_size: float | None = None,
     pixel_size: float | None = None,
@@ -89,8 +89,8 @@ def read_known(
 
     Parameters
     ----------
-    like
-        Whatever `find_tomograms` finds tomograms by: a file, a folder, a project. RELION's
+    likes
+        Whatever `find_tomograms` finds tomograms by: files, folders, projects. RELION's
         `tomograms.star` tells sizes itself, so that its tomograms need not be there; that of
         RELION-4 does not tell the binning, without which a voxel size must be given.
     voxel_size, pixel_size, radius
@@ -106,15 +106,19 @@ def read_known(
         if size is not None and not 0 < size < np.inf:
             raise InputError(f"{option} must be a number of ångström above 0, got {size:g}")
     frames: dict[str, Frame] = {}
-    sources: list[Source] = []
-    if like is not None and like.suffix.lower() == ".star":
-        # Of the tomograms themselves nobody learns an odd unbinned size.
-        named = read_optimisation_set(like)
-        like = like if named is None else named[1]
-        frames = {row.name: _frame_of_row(row, like, voxel_size) for row in read_rows(like)}
-    elif like is not None:
-        sources = find_tomograms([like])
-        frames = {source.name: _frame_of(source, voxel_size) for source in sources}
+    only: list[Source] = []
+    for place in likes:
+        like = place / LISTED if (place / LISTED).is_file() else place
+        if like.suffix.lower() == ".star":
+            # Of the tomograms themselves nobody learns an odd unbinned size.
+            named = read_optimisation_set(like)
+            listed_in = like if named is None else named[1]
+            rows = read_rows(listed_in)
+            frames |= {row.name: _frame_of_row(row, listed_in, voxel_size) for row in rows}
+        else:
+            sources = find_tomograms([like])
+            frames |= {source.name: _frame_of(source, voxel_size) for source in sources}
+            only += sources
     frames = {
         name: replace(
             frame,
@@ -126,7 +130,7 @@ def read_known(
     }
     return Known(
         frames=frames,
-        one_for_all=len(sources) == 1 and sources[0].listed is None,
+        one_for_all=len(frames) == len(only) == 1 and only[0].listed is None,
         voxel_size=voxel_size,
         pixel_size=pixel_size,
         radius=radius,

@@ -412,6 +412,8 @@ def formats_of_name(path: Path) -> list[str]:
     name = path.name.lower()
     if name.endswith("_info.json"):
         return ["eman2"]
+    if name.endswith(".tsv"):
+        return ["csv"]
     return [format for format in writable() if name.endswith(Path(FORMATS[format].place).suffix)]
 
 
