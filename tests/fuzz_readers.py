@@ -24,7 +24,7 @@ import numpy as np
 
 from tomopicker.errors import InputError
 from tomopicker.io.particles import FORMATS, place_of, read_particles, writable, write_particles
-from tomopicker.io.particles.relion_project import read_tomogram_frames
+from tomopicker.io.tomograms.relion import read_optimisation_set, read_rows
 from tomopicker.types import Particles, Shape
 
 SHAPE: Shape = (101, 203, 305)
@@ -172,7 +172,8 @@ def outcome(path: Path, name: str | None) -> str:
     """Read a list as whatever it seems to be, or as `name`; anything but a refusal goes through."""
     try:
         if path.name == "tomograms.star" and name is None:
-            read_tomogram_frames(path)
+            read_rows(path)
+            read_optimisation_set(path)
             return "read"
         table = read_particles(path, voxel_size=VOXEL, shape=SHAPE, pixel_size=PIXEL, format=name)
         states = None if name is None else FORMATS[name].voxel_size

@@ -220,6 +220,48 @@ def test_relions_tomograms_give_the_unbinned_centre_and_the_set_for_its_jobs(
     np.testing.assert_allclose(after[columns].to_numpy(), expected, atol=1e-4)
 
 
+RELION4 = (
+    "data_global\n\nloop_\n_rlnTomoName\n_rlnTomoSizeX\n_rlnTomoSizeY\n_rlnTomoSizeZ\n"
+    "_rlnTomoTiltSeriesPixelSize\n_rlnTomoTiltSeriesName\n"
+    "TS_01 141 92 44 3.37 a.st\nTS_02 200 100 50 1.35 b.st\n\n"
+    "data_TS_01\n\nloop_\n_rlnTomoProjX\n_rlnTomoProjY\n[1,0,0,0] [0,1,0,0]\n"
+)
+COORDS = (
+    "data_particles\n\nloop_\n_rlnTomoName\n_rlnCoordinateX\n_rlnCoordinateY\n_rlnCoordinateZ\n"
+    "TS_01 12 8 4\nTS_02 12 8 4\n"
+)
+
+
+def test_relion4s_tomograms_tell_the_pixel_size_that_its_particles_lack(
+    tomopicker: Command, tmp_path: Path
+) -> None:
+    given, like, out = tmp_path / "in.star", tmp_path / "tomograms.star", tmp_path / "out.csv"
+    given.write_text(COORDS)
+    like.write_text(RELION4)
+    refused(
+        tomopicker("convert", given, out, "--voxel-size", VOXEL),
+        "does not tell the pixel size of its tilt series",
+        "tomograms.star",
+    )
+    # That list knows no binning either.
+    refused(tomopicker("convert", given, out, "--like", like), "--voxel-size")
+    done = tomopicker("convert", given, out, "--like", like, "--voxel-size", VOXEL)
+    assert done.code == 0, done.stderr
+    after = read_particles(out, voxel_size=VOXEL)
+    second = np.array([4, 8, 12]) * 1.35 / VOXEL
+    np.testing.assert_allclose(after.voxels, [[1, 2, 3], second], atol=1e-4)
+    # And it tells the centre that RELION-5 counts from.
+    five = tmp_path / "five.star"
+    done = tomopicker("convert", given, five, "--like", like, "--voxel-size", VOXEL)
+    assert done.code == 0, done.stderr
+    column = starfile.read(five)["rlnCenteredCoordinateXAngst"]
+    assert column.tolist() == pytest.approx([(12 - 70.5) * PIXEL, (12 - 100) * 1.35], abs=1e-4)
+    like.write_text(RELION4.replace(" 1.35 b.st", " 0 b.st"))
+    refused(tomopicker("convert", given, out, "--like", like), "does not tell the size of TS_02")
+    like.write_text("data_\n\nloop_\n_rlnTomoName\n_rlnVoltage\nTS_01 300\n")
+    refused(tomopicker("convert", given, out, "--like", like), "lists no tomograms")
+
+
 def test_a_copick_project_becomes_one_list(tomopicker: Command, tmp_path: Path) -> None:
     for name, z in (("a", 1.0), ("b", 2.0)):
         path = tmp_path / "project" / place_of("copick", name)
@@ -316,6 +358,44 @@ def test_a_tomogram_of_unknown_voxel_size_still_has_a_shape(
         tomopicker("convert", given, tmp_path / "a.star", "--like", like),
         "needs the tomogram's voxel size",
     )
+
+
+def test_a_table_is_written_with_tabs_where_its_name_says_so(
+    tomopicker: Command, tmp_path: Path
+) -> None:
+    (tmp_path / "a.csv").write_text("tomogram,x,y,z,note\nTS 1,1,2,3,a b\nTS 2,4,5,6,c\n")
+    done = tomopicker("convert", tmp_path / "a.csv", tmp_path / "a.tsv")
+    assert done.code == 0, done.stderr
+    first, second, _ = (tmp_path / "a.tsv").read_text().splitlines()
+    assert first.split("\t") == ["x", "y", "z", "tomogram", "note"]
+    assert second.split("\t") == ["1.0000", "2.0000", "3.0000", "TS 1", "a b"]
+    after = read_particles(tmp_path / "a.tsv", voxel_size=VOXEL)
+    assert after.tomograms == ("TS 1", "TS 2")
+
+
+def test_candidates_are_not_taken_for_picks(tomopicker: Command, tmp_path: Path) -> None:
+    given = tmp_path / "TS_01_candidates.csv"
+    given.write_text("x,y,z,score,probability,picked\n1,2,3,0.5,,1\n4,5,6,0.2,,0\n")
+    refused(
+        tomopicker("convert", given, tmp_path / "a.coords"),
+        "holds candidates, most of which are no picks",
+        "without _candidates",
+    )
+
+
+def test_several_tomograms_are_named_one_by_one(
+    tomopicker: Command, tmp_path: Path, tomogram: Path
+) -> None:
+    other = tmp_path / "more" / "TS_02.mrc"
+    write_volume(other, np.zeros((12, 24, 36), dtype=np.int8), voxel_size=VOXEL)
+    (tmp_path / "a.csv").write_text("tomogram,x,y,z\nTS_01,0,0,0\nTS_02,0,0,0\n")
+    done = tomopicker(
+        *("convert", tmp_path / "a.csv", tmp_path / "a.star"),
+        *("--like", tomogram, "--like", other),
+    )
+    assert done.code == 0, done.stderr
+    column = starfile.read(tmp_path / "a.star")["rlnCenteredCoordinateXAngst"]
+    assert column.tolist() == pytest.approx([-17.5 * VOXEL, -18 * VOXEL])
 
 
 def test_a_list_of_no_particles_is_converted(

@@ -352,10 +352,45 @@ def test_a_list_in_angstrom_is_read_like_its_tomogram(
     write_particles(star, picks, format="relion5", shape=(4, 6, 20))
     with pytest.raises(InputError, match="--like"):
         command(star, truth)
-    command(star, truth, tolerance="1vx", like=tomogram, json=True)
+    command(star, truth, tolerance="1vx", like=[tomogram], json=True)
     result = json.loads(capsys.readouterr().out)
     assert result["true_positives"] == 2
     assert result["localisation_error"] == pytest.approx(0, abs=1e-3)
+
+
+def test_tomograms_of_several_sizes_are_each_read_like_their_own(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    likes, sizes = [], {"TS_01": (20, 10.0), "TS_02": (30, 20.0)}
+    for name, (width, voxel_size) in sizes.items():
+        likes.append(tmp_path / "tomograms" / f"{name}.mrc")
+        write_volume(likes[-1], np.zeros((4, 6, width), dtype=np.int8), voxel_size=voxel_size)
+        write_list(tmp_path / "truth" / f"{name}.csv", 2, 15)
+        picks = Particles.from_voxels(
+            on_a_line(2, 12), voxel_size=voxel_size, tomograms=(name, name)
+        )
+        star = tmp_path / "picks" / f"{name}.star"
+        write_particles(star, picks, format="relion5", shape=(4, 6, width))
+    for like in (likes, [tmp_path / "tomograms"]):
+        # 3 voxels off are 30 Å in the first, 60 Å in the second.
+        command(tmp_path / "picks", tmp_path / "truth", tolerance="40A", like=like, json=True)
+        result = json.loads(capsys.readouterr().out)
+        assert result["tomograms"]["TS_01"]["true_positives"] == 2
+        assert result["tomograms"]["TS_02"]["true_positives"] == 1
+    with pytest.raises(InputError, match=r"has particles in TS_02, but --like has TS_01"):
+        command(tmp_path / "picks", tmp_path / "truth", like=likes[:1] * 2, json=True)
+
+
+def test_lists_that_state_different_voxels_are_not_compared(tmp_path: Path) -> None:
+    tables = [
+        Particles.from_voxels(on_a_line(2), voxel_size=size, tomograms=("a",)) for size in (5, 10)
+    ]
+    for table, name in zip(tables, ("one", "other"), strict=True):
+        write_particles(tmp_path / f"{name}.json", table, format="copick")
+    both = (tmp_path / "one.json", tmp_path / "other.json")
+    with pytest.raises(InputError, match="voxels of 5 and 10 Å; give the tomogram's"):
+        command(*both)
+    command(*both, voxel_size=10.0, json=True)
 
 
 def test_the_curve_is_written_once_unless_forced(pair: tuple[Path, Path], tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import starfile
 
 from tomopicker.errors import InputError
 from tomopicker.io.particles import (
@@ -268,6 +269,54 @@ def test_the_pixel_size_is_that_of_each_particles_optics_group(tmp_path: Path) -
     refused(path, star(*columns[:4], rows="001 1 2 3", head=optics), "no rlnOpticsGroup")
 
 
+OPTICS = star(
+    *("rlnOpticsGroup", "rlnOpticsGroupName", "rlnVoltage", "rlnSphericalAberration"),
+    *("rlnAmplitudeContrast", "rlnTomoTiltSeriesPixelSize"),
+    rows="1 krios 300 2.7 0.07 3.37\n3 glacios 200 2.7 0.1 3.37\n4 unused 1 1 1 1",
+    block="optics",
+)
+
+
+@pytest.mark.parametrize("through", ["relion3", "relion4", "relion5"])
+def test_optics_groups_go_from_one_relion_list_to_another(tmp_path: Path, through: str) -> None:
+    path, other, last = (tmp_path / f"{name}.star" for name in ("a", "b", "c"))
+    columns = ("rlnTomoName", *XYZ, "rlnOpticsGroup")
+    table = read(
+        path, star(*columns, rows="TS_01 1 2 3 3\nTS_02 1 2 3 1\nTS_02 4 5 6 3", head=OPTICS)
+    )
+    write_particles(other, table, format=through, shape=SHAPE, pixel_size=PIXEL)
+    again = read(other)
+    assert dict(again.optics) == dict(table.optics)
+    write_particles(last, again.select(np.array([1, 2])), format="relion4", pixel_size=PIXEL)
+    blocks = starfile.read(last)
+    particles, optics = blocks["particles"], blocks["optics"].set_index("rlnOpticsGroup")
+    assert len(optics) == 2
+    of_each = optics.loc[particles["rlnOpticsGroup"]]
+    assert of_each["rlnOpticsGroupName"].tolist() == ["krios", "glacios"]
+    assert of_each["rlnVoltage"].tolist() == [300, 200]
+    assert of_each["rlnAmplitudeContrast"].tolist() == [0.07, 0.1]
+
+
+def test_relion5_gets_no_optics_groups_that_lack_what_it_needs(tmp_path: Path) -> None:
+    # Without any it makes them from its tomograms.
+    write_particles(tmp_path / "4.star", particles((1, 2, 3)), format="relion4", pixel_size=PIXEL)
+    table = read(tmp_path / "4.star")
+    assert set(table.optics) == {"rlnOpticsGroupName", "rlnTomoTiltSeriesPixelSize"}
+    write_particles(tmp_path / "5.star", table, format="relion5", shape=SHAPE)
+    assert "optics" not in starfile.read(tmp_path / "5.star", always_dict=True)
+
+
+def test_a_list_of_no_particles_has_no_optics_groups(tmp_path: Path) -> None:
+    write_particles(tmp_path / "a.star", particles(), format="relion4", pixel_size=PIXEL)
+    assert len(read(tmp_path / "a.star")) == 0
+
+
+def test_optics_groups_that_do_not_fit_are_left_out(tmp_path: Path) -> None:
+    columns = ("rlnTomoName", *CENTRED, "rlnOpticsGroup")
+    table = read(tmp_path / "a.star", star(*columns, rows="a 0 0 0 7", head=OPTICS))
+    assert dict(table.optics) == {}
+
+
 def test_a_relion4_list_without_a_pixel_size_needs_one(tmp_path: Path) -> None:
     path = tmp_path / "a.star"
     text = star("rlnTomoName", *XYZ, rows="TS_01 4 8 12")
@@ -437,6 +486,24 @@ def test_a_folder_that_does_not_tell_is_refused(tmp_path: Path) -> None:
     (tmp_path / "ts_01.csv").write_text("1,2,3\n")
     with pytest.raises(InputError, match="could be any of rec_TS_01, ts_01"):
         read_picks_for(tmp_path, [tomogram("TS_01")])
+
+
+def test_voxels_of_another_binning_are_not_taken_for_the_tomograms(tmp_path: Path) -> None:
+    path = tmp_path / "TS_01_bin4.csv"
+    path.write_text("x,y,z\n1,2,3\n")
+    assert len(read_picks_for(path, [tomogram("rec_TS_01_bin4")])[0]) == 1
+    assert len(read_picks_for(path, [tomogram("TS_02_bin8")])[0]) == 1  # names it in no way
+    for source in (path, tmp_path):
+        with pytest.raises(InputError, match=r"voxels of TS_01_bin4, .* those of TS_01_bin8; conv"):
+            read_picks_for(source, [tomogram("TS_01_bin8")])
+    path = tmp_path / "all.csv"
+    path.write_text("tomogram,x,y,z\nTS_01_6.7Apx.mrc,1,2,3\n")
+    with pytest.raises(InputError, match="rename it"):
+        read_picks_for(path, [tomogram("TS_01_10.00Apx")])
+    # Ångström are ångström, whatever the voxels.
+    path = tmp_path / "TS_01_bin4.star"
+    path.write_text(star("rlnTomoName", *CENTRED, rows="TS_01_bin4 0 0 0"))
+    assert len(read_picks_for(path, [tomogram("TS_01_bin8")])[0]) == 1
 
 
 def test_long_lists_of_names_are_shortened() -> None:

@@ -119,6 +119,22 @@ def test_relion_counts_from_half_of_the_unbinned_size_that_its_list_states(tmp_p
     assert find_tomograms([listed])[0].open().extent is None
 
 
+def test_a_relion_list_tells_the_pixel_size_that_particles_may_lack(project: Path) -> None:
+    picks = star(
+        project.parent / "picks.star",
+        ["rlnTomoName", "rlnCoordinateX", "rlnCoordinateY", "rlnCoordinateZ"],
+        "TS_02 16 8 4",
+        block="particles",
+    )
+    tomograms = [source.open() for source in find_tomograms([project])]
+    assert {tomogram.pixel_size for tomogram in tomograms} == {2.5}
+    none, some = read_picks_for(picks, tomograms, allow_none=True)
+    assert len(none) == 0
+    np.testing.assert_allclose(some.voxels, [[1, 2, 4]])
+    # A user who knows another voxel size knows better than the list.
+    assert find_tomograms([project])[0].open(voxel_size=9).pixel_size is None
+
+
 def test_a_header_that_contradicts_the_list_is_refused_unless_the_user_decides(
     project: Path,
 ) -> None:
@@ -351,7 +367,7 @@ def test_a_listed_tomogram_that_is_broken_is_told_though_others_have_picks(
     (tmp_path / "rec" / "TS_02.mrc").write_bytes(b"cut off")
     for name in ("TS_01", "TS_02"):
         (tmp_path / f"{name}.csv").write_text("x,y,z\n1,2,1\n")
-    labelled = read_labelled([tmp_path / "rec"], tmp_path, voxel_size=None, skip_unmatched=False)
+    labelled = read_labelled([tmp_path / "rec"], [tmp_path], voxel_size=None, skip_unmatched=False)
     assert [tomogram.name for tomogram, _ in labelled] == ["TS_01"]
     told = capsys.readouterr().err
     assert "1 of 2 tomograms could not be opened" in told

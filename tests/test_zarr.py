@@ -110,6 +110,33 @@ def test_a_part_of_a_zarr_volume_is_that_part(tmp_path: Path, index: Any) -> Non
     assert len(list(data)) == 40
 
 
+@pytest.mark.parametrize(
+    ("index", "chunks"),
+    [
+        # 40 × 64 × 48 voxels in chunks of 8 × 16 × 16.
+        ((slice(None), 20), 5 * 3),
+        ((slice(None), slice(None), 47), 5 * 4),
+        ((slice(4, 12), 3, 3), 2),
+        ((slice(None), slice(0, 16, 5), slice(16, 32)), 5),
+    ],
+)
+def test_a_slice_along_y_or_x_reads_no_chunk_that_it_does_not_touch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, index: Any, chunks: int
+) -> None:
+    volume = waves()
+    tomogram = read_tomogram(ome(tmp_path / "a.zarr", volume, levels=1))
+    read: set[str] = set()
+    get = zarr.storage.LocalStore.get
+
+    async def noted(self: Any, key: str, *arguments: Any, **named: Any) -> Any:
+        read.add(key)
+        return await get(self, key, *arguments, **named)
+
+    monkeypatch.setattr(zarr.storage.LocalStore, "get", noted)
+    np.testing.assert_array_equal(tomogram.data[index], volume[index])
+    assert len(read) == chunks
+
+
 def test_the_level_that_is_rescaled_is_the_coarsest_that_is_fine_enough(tmp_path: Path) -> None:
     tomogram = read_tomogram(ome(tmp_path / "a.zarr", waves()))
     chosen = {size: level_for(tomogram, size).voxel_size for size in (10.5, 19, 19.9, 20, 35, 60)}

@@ -54,6 +54,8 @@ class Tomogram:
     """``z y x``, of the same extent in perhaps other voxels; not zero where particles may be."""
     coarser: tuple[Level, ...] = ()
     """The same at larger voxels, which spares reading the small ones when it is rescaled."""
+    pixel_size: float | None = None
+    """Of the unbinned tilt series in ångström, where a project states it."""
     extent: tuple[float, float, float] | None = None
     """Size ``x y z`` in ångström that a project states, in unbinned pixels; its shape may round."""
 
@@ -97,6 +99,8 @@ class Particles:
     """(n, 3, 3), each turns the reference, ``x y z``, as the particle lies in the tomogram."""
     extra: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Columns (n,) of the source's table that mean nothing here, as text, by their name there."""
+    optics: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Columns (n,) of what a list of RELION says of the optics group of each, in the same way."""
 
     def __post_init__(self) -> None:
         count = len(self.positions)
@@ -108,6 +112,7 @@ class Particles:
             "tomograms": self.tomograms or None,
             "orientations": self.orientations,
             **self.extra,
+            **self.optics,
         }
         for name, column in columns.items():
             if column is not None and len(column) != count:
@@ -163,6 +168,7 @@ class Particles:
             tomograms=tuple(self.tomograms[row] for row in rows) if self.tomograms else (),
             orientations=None if self.orientations is None else self.orientations[rows],
             extra={name: tuple(cells[row] for row in rows) for name, cells in self.extra.items()},
+            optics={name: tuple(cells[row] for row in rows) for name, cells in self.optics.items()},
         )
 
 

@@ -33,9 +33,10 @@ def convert(
         str | None, typer.Option("--to", help="The format of OUT, where its suffix does not tell.")
     ] = None,
     like: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="The tomogram, for shape and voxel size; or a folder, a tomograms.star, a project."
+            help="The tomogram, for shape and voxel size; or a folder, a tomograms.star, a project "
+            "(repeatable)."
         ),
     ] = None,
     voxel_size: Annotated[
@@ -59,14 +60,11 @@ def convert(
     """Write particle lists for another program, each particle in the same place."""
     from tomopicker.cli.units import parse_length
     from tomopicker.io.particles.conversion import at_voxel_size, read_known
-    from tomopicker.io.tomograms import LISTED
 
     split = out.is_dir() or not out.suffix
     target = _target(out, target_format, split=split)
-    if like is not None and (like / LISTED).is_file():
-        like = like / LISTED
     known = read_known(
-        like,
+        like or [],
         voxel_size=voxel_size,
         pixel_size=pixel_size,
         radius=None if radius is None else parse_length(radius).angstrom(voxel_size),
@@ -75,7 +73,7 @@ def convert(
     _check_voxel_sizes(parts, target, to_voxel_size)
     _warn(parts, known)
     parts = at_voxel_size(parts, to_voxel_size)
-    _write(out, parts, target, split=split, like=like, force=force)
+    _write(out, parts, target, split=split, likes=like or [], force=force)
     _summarise(source, out, parts, target)
 
 
@@ -150,7 +148,13 @@ def _warn(parts: Sequence[Part], known: Known) -> None:
 
 
 def _write(
-    out: Path, parts: Sequence[Part], target: str, *, split: bool, like: Path | None, force: bool
+    out: Path,
+    parts: Sequence[Part],
+    target: str,
+    *,
+    split: bool,
+    likes: Sequence[Path],
+    force: bool,
 ) -> None:
     from tomopicker.io.particles.conversion import write_apart, write_joined
     from tomopicker.io.particles.relion_project import (
@@ -158,20 +162,25 @@ def _write(
         write_import_list,
         write_optimisation_set,
     )
+    from tomopicker.io.tomograms.relion import LISTED, read_optimisation_set
 
     if split:
         write_apart(out, parts, format=target, overwrite=force)
         if target == "relion5":
             write_import_list(out)
         return
-    wants_set = target == "relion5" and like is not None and like.suffix.lower() == ".star"
+    likes = [like / LISTED if (like / LISTED).is_file() else like for like in likes]
+    lists = [like for like in likes if like.suffix.lower() == ".star"]
+    wants_set = target == "relion5" and len(likes) == len(lists) == 1
     written = [out, out.with_name(OPTIMISATION_SET)] if wants_set else [out]
     for path in written:
         if path.exists() and not force:
             raise InputError(f"{path}: is already there; give another name, or --force")
     write_joined(out, parts, format=target, overwrite=force)
-    if wants_set and like is not None:
-        write_optimisation_set(written[1], particles=out, tomograms=like, overwrite=force)
+    if wants_set:
+        named = read_optimisation_set(lists[0])
+        tomograms = lists[0] if named is None else named[1]
+        write_optimisation_set(written[1], particles=out, tomograms=tomograms, overwrite=force)
 
 
 def _summarise(source: Path, out: Path, parts: Sequence[Part], target: str) -> None:

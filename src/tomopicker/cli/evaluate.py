@@ -13,7 +13,8 @@ from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
     from tomopicker.evaluate import Evaluation
-    from tomopicker.types import Particles, Shape
+    from tomopicker.io.particles.conversion import Known, Part
+    from tomopicker.types import Particles
 
 
 def evaluate(
@@ -34,8 +35,11 @@ def evaluate(
         typer.Option(help="Ångström; needed by a tolerance in ångström and by STAR files."),
     ] = None,
     like: Annotated[
-        Path | None,
-        typer.Option(help="A tomogram to take voxel size and shape from; for RELION-5."),
+        list[Path] | None,
+        typer.Option(
+            help="The tomogram, for voxel size and shape, as RELION-5's lists need; or a folder, a "
+            "tomograms.star, a project (repeatable)."
+        ),
     ] = None,
     curve: Annotated[
         Path | None, typer.Option(help="Write the precision-recall curve to this CSV file.")
@@ -47,16 +51,14 @@ def evaluate(
     Pairs are counted one to one, and as the paper counts them. Distances are in voxels.
     """
     from tomopicker.evaluate import as_json, combine
+    from tomopicker.io.particles.conversion import read_known
 
     length = parse_length(tolerance)
     if curve is not None and curve.exists() and not force:
         raise InputError(f"{curve}: exists already; choose another name, or use --force")
-    voxel_size, shape = _frame(voxel_size, like)
+    known = read_known(like or [], voxel_size=voxel_size)
     evaluations = _evaluate_each(
-        _tables(picks, voxel_size, shape),
-        _tables(truth, voxel_size, shape),
-        tolerance=length.voxels(voxel_size),
-        sources=(picks, truth),
+        _tables(picks, known), _tables(truth, known), tolerance=length, sources=(picks, truth)
     )
     result = combine(evaluations.values())
     several = evaluations if picks.is_dir() or len(evaluations) > 1 else None
@@ -70,55 +72,47 @@ def evaluate(
         _show(result, several, length)
 
 
-def _frame(voxel_size: float | None, like: Path | None) -> tuple[float | None, Shape | None]:
-    """Voxel size and shape that the lists are read with, None where nobody tells."""
-    if voxel_size is not None and not 0 < voxel_size < float("inf"):
-        raise InputError(f"--voxel-size must be a number of ångström above 0, got {voxel_size}")
-    if like is None:
-        return voxel_size, None
-    from tomopicker.io.tomograms import read_tomogram
-
-    tomogram = read_tomogram(like, voxel_size=voxel_size)
-    return tomogram.voxel_size, tomogram.shape
-
-
-def _tables(path: Path, voxel_size: float | None, shape: Shape | None) -> dict[str, Particles]:
+def _tables(path: Path, known: Known) -> dict[str, Particles]:
     """Particles of each tomogram: of a folder by file, of a file by the names in it, if several."""
-    import numpy as np
-
-    from tomopicker.io.particles import FORMATS, list_files, read_particles, recognise
-
-    def read(file: Path) -> Particles:
-        if voxel_size is None and not FORMATS[recognise(file)].in_voxels:
-            raise InputError(
-                f"{file}: is not counted in the tomogram's voxels; add --like TOMOGRAM, "
-                "or --voxel-size with its ångström per voxel"
-            )
-        # Voxels stay voxels, whatever their size, when both lists are read alike.
-        return read_particles(file, voxel_size=voxel_size or 1.0, shape=shape)
+    from tomopicker.io.particles import list_files
 
     if path.is_dir():
-        files = list_files(path)
-        tables = {name: read(file) for name, file in sorted(files.items())}
-        for name, table in tables.items():
-            if len(set(table.tomograms)) > 1:
+        tables = {}
+        for name, file in sorted(list_files(path).items()):
+            parts = _parts(file, known, name)
+            if len(parts) > 1:
                 raise InputError(
-                    f"{files[name]}: has particles of several tomograms; give that file "
-                    "instead of its folder"
+                    f"{file}: has particles of several tomograms; give that file instead of its "
+                    "folder"
                 )
+            tables[name] = parts[0].particles
         return tables
-    table = read(path)
-    names = np.array(table.tomograms)
-    if len(set(table.tomograms)) < 2:
-        return {path.stem: table}
-    return {name: table.select(names == name) for name in sorted(set(table.tomograms))}
+    parts = _parts(path, known, None)
+    if len(parts) == 1:
+        return {path.stem: parts[0].particles}
+    return {part.name: part.particles for part in sorted(parts, key=lambda part: part.name)}
+
+
+def _parts(file: Path, known: Known, name: str | None) -> list[Part]:
+    from tomopicker.io.particles import FORMATS, recognise
+    from tomopicker.io.particles.conversion import read_parts
+
+    format = FORMATS[recognise(file)]
+    is_known = known.frames or known.voxel_size is not None
+    if not is_known and not format.in_voxels and format.voxel_size is None:
+        raise InputError(
+            f"{file}: is not counted in the tomogram's voxels; add --like TOMOGRAM, or "
+            "--voxel-size with its ångström per voxel"
+        )
+    # Voxels stay voxels, whatever their size, when both lists are read alike.
+    return read_parts(file, known, target="csv", name=name)
 
 
 def _evaluate_each(
     picks: Mapping[str, Particles],
     truth: Mapping[str, Particles],
     *,
-    tolerance: float,
+    tolerance: Length,
     sources: tuple[Path, Path],
 ) -> dict[str, Evaluation]:
     """Evaluate tomogram by tomogram; two lists of one tomogram each need not share its name."""
@@ -147,11 +141,24 @@ def _evaluate_each(
         name: evaluate(
             picks[name].voxels,
             truth[known].voxels,
-            tolerance=tolerance,
+            tolerance=tolerance.voxels(_voxel_size(name, picks[name], truth[known])),
             scores=picks[name].scores,
         )
         for name, known in matched.items()
     }
+
+
+def _voxel_size(name: str, *tables: Particles) -> float | None:
+    """Ångström, of what two lists of a tomogram count; None where neither tells."""
+    from tomopicker.io.particles.frame import UNKNOWN
+
+    sizes = {table.voxel_size for table in tables} - {UNKNOWN}
+    if len(sizes) > 1:
+        raise InputError(
+            f"{name}: the two lists count voxels of {' and '.join(f'{s:g}' for s in sorted(sizes))}"
+            " Å; give the tomogram's with --voxel-size"
+        )
+    return next(iter(sizes), None)
 
 
 def _write_curve(path: Path, result: Evaluation, *, force: bool) -> None:

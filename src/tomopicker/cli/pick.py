@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
 
@@ -42,7 +43,9 @@ def pick(
     pixel_size: Annotated[
         float | None,
         typer.Option(
-            help="Ångström, of the unbinned tilt series; for relion4 and eman2.", show_default=False
+            help="Ångström, of the unbinned tilt series, where no project tells it; for relion4 "
+            "and eman2.",
+            show_default=False,
         ),
     ] = None,
     scores: Annotated[
@@ -100,7 +103,7 @@ def pick(
     from tomopicker.cli.plan import Job, check_names, check_place, part_of, undone
     from tomopicker.cli.run import check_folder, console, masks_of, named_tomograms
     from tomopicker.cli.units import parse_memory
-    from tomopicker.io.particles import check_format, write_import_list
+    from tomopicker.io.particles import FORMATS, check_format, write_import_list
     from tomopicker.io.record import Origin, RecordedCut, RecordedFile
     from tomopicker.io.summary import SUMMARY, Summary
     from tomopicker.io.whole import remove_leftovers
@@ -109,7 +112,8 @@ def pick(
     gigabytes = None if memory is None else parse_memory(memory)
     wanted = ["relion5"] if formats is None else formats
     for name in wanted:
-        check_format(name, pixel_size=pixel_size)
+        # What it needs is asked for when the tomograms are known: a project may tell it.
+        check_format(name, pixel_size=1.0 if pixel_size is None else pixel_size)
     if report and shard is not None:
         raise InputError(
             "--report: the page would be of one part of the tomograms only; leave it out, and "
@@ -121,6 +125,10 @@ def pick(
         sources = named_tomograms(tomograms)
         names = [source.name for source in sources]
         check_names(names)
+        pixel_sizes = {source.name: pixel_size or source.pixel_size for source in sources}
+        for source, name in product(sources, wanted):
+            check_format(name, pixel_size=pixel_sizes[source.name])
+        counts_pixels = any(FORMATS[name].writes_pixels for name in wanted)
         masks = masks_of(mask, names)
         found: Literal["auto"] | None = None if mask is None else "auto"
         jobs = {
@@ -141,7 +149,7 @@ def pick(
                     cut=RecordedCut(count=cut.count, threshold=cut.threshold, fdr=cut.fdr),
                     mask=RecordedFile.of(masks[source.name]) if masks else found,
                     formats=tuple(sorted({*wanted} - {"csv"})),
-                    pixel_size=pixel_size,
+                    pixel_size=pixel_sizes[source.name] if counts_pixels else pixel_size,
                 ),
             )
             for source in sources

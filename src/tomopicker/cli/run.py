@@ -230,13 +230,18 @@ class Run:
 
 
 def read_labelled(
-    places: Sequence[Path], picks: Path, *, voxel_size: float | None, skip_unmatched: bool
+    places: Sequence[Path],
+    picks: Sequence[Path],
+    *,
+    voxel_size: float | None,
+    skip_unmatched: bool,
 ) -> list[tuple[Tomogram, Particles]]:
     """Read tomograms with the picks of each, checked to lie inside.
 
     Of a list, a folder or a project, only tomograms that have picks are kept; every one that was
     named by itself must have some.
     """
+    from tomopicker.io.names import in_words
     from tomopicker.io.particles import check_inside, read_picks_for
 
     sources = named_tomograms(places)
@@ -273,7 +278,7 @@ def read_labelled(
         )
     labelled = [pair for pair in zip(tomograms, tables, strict=True) if len(pair[1])]
     for tomogram, table in labelled:
-        check_inside(table, tomogram.shape, picks)
+        check_inside(table, tomogram.shape, in_words(picks))
     if len(labelled) < len(sources):
         names = ", ".join(tomogram.name for tomogram, _ in labelled[:5])
         more = f" and {len(labelled) - 5} more" if len(labelled) > 5 else ""

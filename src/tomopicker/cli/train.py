@@ -42,19 +42,20 @@ def train(
     tomograms: Annotated[
         list[Path],
         typer.Argument(
-            help="Tomograms to learn from: files, a folder, a tomograms.star, a project.",
-            show_default=False,
-        ),
-    ],
-    picks: Annotated[
-        Path,
-        typer.Option(
-            help="Clicked particles: a list in any format that is known (see docs/formats.md), "
-            "or a folder with one per tomogram.",
+            help="Tomograms to learn from: files, a folder, a tomograms.star, a project; and the "
+            "picks in them.",
             show_default=False,
         ),
     ],
     out: Annotated[Path, typer.Option(help="Run folder to make.", show_default=False)],
+    picks: Annotated[
+        Path | None,
+        typer.Option(
+            help="Clicked particles: a list in any format that is known (see docs/formats.md), "
+            "a pattern, or a folder with one per tomogram. Left out, they are among TOMOGRAMS.",
+            show_default=False,
+        ),
+    ] = None,
     negatives: Annotated[
         Path | None,
         typer.Option(
@@ -126,6 +127,7 @@ def train(
         rescaling,
     )
     from tomopicker.config import preset as make_config
+    from tomopicker.io.places import picks_of_project, tomograms_and_picks
     from tomopicker.task import prepare
 
     parallel.join()
@@ -138,14 +140,16 @@ def train(
             raise InputError("--val-tomogram and --val-picks belong together: give both or neither")
         device = parallel.own_device(choose_device(device))
     with parallel.failing_together():
+        tomograms, lists = tomograms_and_picks(tomograms, picks)
+        lists = lists or picks_of_project(tomograms)
         labelled = read_labelled(
-            tomograms, picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
+            tomograms, lists, voxel_size=voxel_size, skip_unmatched=skip_unmatched
         )
         rejected = read_negatives(negatives, labelled)
         validation = None
         if val_tomogram is not None and val_picks is not None:
             found = read_labelled(
-                [val_tomogram], val_picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
+                [val_tomogram], [val_picks], voxel_size=voxel_size, skip_unmatched=skip_unmatched
             )
             if len(found) > 1:
                 raise InputError(

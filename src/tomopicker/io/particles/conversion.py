@@ -4,19 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from operator import attrgetter
 from pathlib import Path
 
 import numpy as np
 
 from tomopicker.errors import InputError, UnknownVoxelSizeError
 from tomopicker.io.names import match_names, tomogram_name
-from tomopicker.io.particles.formats import FORMATS, check_format, place_of, read_in, recognise
+from tomopicker.io.particles.formats import (
+    FORMATS,
+    check_format,
+    names_in,
+    place_of,
+    read_in,
+    recognise,
+)
 from tomopicker.io.particles.formats import write_in as write_list
 from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.relion5 import centre
-from tomopicker.io.particles.relion_project import read_tomogram_frames
 from tomopicker.io.particles.rows import listed
-from tomopicker.io.tomograms import Source, find_tomograms
+from tomopicker.io.particles.star import GROUP_NAME, PIXEL
+from tomopicker.io.tomograms import LISTED, Source, find_tomograms
+from tomopicker.io.tomograms.relion import Row, read_optimisation_set, read_rows
 from tomopicker.types import Particles
 
 
@@ -70,7 +79,7 @@ class Part:
 
 
 def read_known(
-    like: Path | None,
+    likes: Sequence[Path],
     *,
     voxel_size: float | None = None,
     pixel_size: float | None = None,
@@ -80,9 +89,10 @@ def read_known(
 
     Parameters
     ----------
-    like
-        Whatever `find_tomograms` finds tomograms by: a file, a folder, a project. RELION-5's
-        `tomograms.star` tells sizes itself, so that its tomograms need not be there.
+    likes
+        Whatever `find_tomograms` finds tomograms by: files, folders, projects. RELION's
+        `tomograms.star` tells sizes itself, so that its tomograms need not be there; that of
+        RELION-4 does not tell the binning, without which a voxel size must be given.
     voxel_size, pixel_size, radius
         Ångström, where given; they count before what the files say.
 
@@ -96,15 +106,19 @@ def read_known(
         if size is not None and not 0 < size < np.inf:
             raise InputError(f"{option} must be a number of ångström above 0, got {size:g}")
     frames: dict[str, Frame] = {}
-    sources: list[Source] = []
-    if like is not None and like.suffix.lower() == ".star":
-        # Of the tomograms themselves nobody learns an odd unbinned size.
-        frames = read_tomogram_frames(like)
-        if not frames:
-            raise InputError(f"{like}: lists no tomograms; give another")
-    elif like is not None:
-        sources = find_tomograms([like])
-        frames = {source.name: _frame_of(source, voxel_size) for source in sources}
+    only: list[Source] = []
+    for place in likes:
+        like = place / LISTED if (place / LISTED).is_file() else place
+        if like.suffix.lower() == ".star":
+            # Of the tomograms themselves nobody learns an odd unbinned size.
+            named = read_optimisation_set(like)
+            listed_in = like if named is None else named[1]
+            rows = read_rows(listed_in)
+            frames |= {row.name: _frame_of_row(row, listed_in, voxel_size) for row in rows}
+        else:
+            sources = find_tomograms([like])
+            frames |= {source.name: _frame_of(source, voxel_size) for source in sources}
+            only += sources
     frames = {
         name: replace(
             frame,
@@ -116,7 +130,7 @@ def read_known(
     }
     return Known(
         frames=frames,
-        one_for_all=len(sources) == 1 and sources[0].listed is None,
+        one_for_all=len(frames) == len(only) == 1 and only[0].listed is None,
         voxel_size=voxel_size,
         pixel_size=pixel_size,
         radius=radius,
@@ -152,9 +166,7 @@ def read_parts(
         When the list cannot be read, or lacks what its or the target's convention needs.
     """
     format = recognise(path) if format is None else format
-    # A voxel, somewhere, is enough to learn the names.
-    guess = Frame(voxel_size=UNKNOWN, shape=(1, 1, 1), pixel_size=known.pixel_size or UNKNOWN)
-    names = [_plain(tomogram) for tomogram in read_in(path, guess, format=format).tomograms]
+    names = [_plain(tomogram) for tomogram in names_in(path, format=format)]
     if name is None:
         name = next(iter(known.frames)) if known.one_for_all else path.stem
     order = list(dict.fromkeys(names)) or [name]
@@ -214,7 +226,7 @@ def write_joined(path: Path, parts: Sequence[Part], *, format: str, overwrite: b
     first = parts[0].frame
     units = {
         "voxel size": {part.frame.voxel_size for part in parts} if _counts_voxels(format) else {1},
-        "pixel size": {part.frame.pixel_size for part in parts},
+        "pixel size": {part.frame.pixel_size for part in parts if FORMATS[format].writes_pixels},
     }
     for unit, sizes in units.items():
         if len(sizes) > 1:
@@ -266,9 +278,11 @@ def left_out(parts: Sequence[Part], format: str) -> list[str]:
         "scores": any(table.scores is not None for table in tables),
         "orientations": any(table.orientations is not None for table in tables),
         "columns": any(table.extra for table in tables),
+        "optics": any(table.optics.keys() - {GROUP_NAME, PIXEL} for table in tables),
     }
     missing = [name for name, there in has.items() if there and name not in FORMATS[format].holds]
-    return ["further columns" if name == "columns" else name for name in missing]
+    words = {"columns": "further columns", "optics": "optics groups"}
+    return [words.get(name, name) for name in missing]
 
 
 def _counts_voxels(format: str) -> bool:
@@ -280,7 +294,25 @@ def _frame_of(source: Source, voxel_size: float | None) -> Frame:
         tomogram = source.open(voxel_size=voxel_size)
     except UnknownVoxelSizeError:
         tomogram = source.open(voxel_size=UNKNOWN)
-    return Frame(voxel_size=tomogram.voxel_size, shape=tomogram.shape)
+    return Frame(
+        voxel_size=tomogram.voxel_size,
+        shape=tomogram.shape,
+        pixel_size=tomogram.pixel_size,
+        extent=tomogram.extent,
+    )
+
+
+def _frame_of_row(row: Row, listed: Path, voxel_size: float | None) -> Frame:
+    if row.extent is None:
+        raise InputError(
+            f"{listed}: does not tell the size of {row.name} (rlnTomoSizeX, Y, Z and "
+            "rlnTomoTiltSeriesPixelSize, above 0); give the tomograms themselves with --like"
+        )
+    size = voxel_size or row.voxel_size
+    if size is None:
+        return Frame(voxel_size=UNKNOWN, pixel_size=row.pixel_size, extent=row.extent)
+    x, y, z = (max(round(side / size), 1) for side in row.extent)
+    return Frame(voxel_size=size, shape=(z, y, x), pixel_size=row.pixel_size, extent=row.extent)
 
 
 def _voxel_size(path: Path, format: str, target: str) -> float:
@@ -306,14 +338,20 @@ def _joined(tables: Sequence[Particles]) -> Particles:
     """Put tables under each other; a column that not all have is left out."""
     scores = [table.scores for table in tables if table.scores is not None]
     turns = [table.orientations for table in tables if table.orientations is not None]
-    columns = [name for name in tables[0].extra if all(name in table.extra for table in tables)]
+    extra, optics = (
+        {
+            name: tuple(cell for table in tables for cell in of(table)[name])
+            for name in of(tables[0])
+            if all(name in of(table) for table in tables)
+        }
+        for of in (attrgetter("extra"), attrgetter("optics"))
+    )
     return Particles(
         positions=np.concatenate([table.positions for table in tables]),
         voxel_size=tables[0].voxel_size,
         scores=np.concatenate(scores) if len(scores) == len(tables) else None,
         tomograms=tuple(name for table in tables for name in table.tomograms),
         orientations=np.concatenate(turns) if len(turns) == len(tables) else None,
-        extra={
-            name: tuple(cell for table in tables for cell in table.extra[name]) for name in columns
-        },
+        extra=extra,
+        optics=optics,
     )

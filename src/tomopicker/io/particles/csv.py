@@ -29,6 +29,10 @@ NAMES = ("tomogram", "tomogram_name", "image_name", "rlntomoname")
 """What headers call the tomogram; compared in lower case."""
 
 
+_CANDIDATES = {"score", "probability", "picked"}
+"""Columns of what `tomopicker pick` writes beside a list: its picks and all that follows them."""
+
+
 def is_csv(head: Head) -> bool:
     """Recognise by the header; a table without one could be any program's."""
     names = head.header
@@ -48,8 +52,8 @@ def read_csv(path: Path, frame: Frame) -> Particles:
     Raises
     ------
     InputError
-        When the file is missing, empty or not text, lacks a coordinate column, or holds something
-        else than a finite number where one must be.
+        When the file is missing, empty or not text, lacks a coordinate column, holds something
+        else than a finite number where one must be, or is of candidates.
     """
     rows = read_rows(path)
     if any(is_number(cell) for cell in rows[0][1]):
@@ -57,6 +61,11 @@ def read_csv(path: Path, frame: Frame) -> Particles:
     header = [cell.lower() for cell in rows[0][1]]
     columns = {axis: _find(header, names) for axis, names in COORDINATES.items()}
     score, name = _find(header, SCORES), _find(header, NAMES)
+    if set(header) >= _CANDIDATES:
+        raise InputError(
+            f"{path}: holds candidates, most of which are no picks; give the list that lies beside "
+            "it, without _candidates, or remove the column picked to take them all"
+        )
     missing = [axis for axis, column in columns.items() if column is None]
     if missing:
         raise InputError(
@@ -86,6 +95,8 @@ def read_csv(path: Path, frame: Frame) -> Particles:
 def write_csv(path: Path, particles: Particles, frame: Frame, *, overwrite: bool = False) -> None:
     """Write ``x,y,z,score`` in the frame's voxels, without a score when the particles have none.
 
+    A `.tsv` is written with tabs.
+
     A column `probability` follows when they have one, a column `tomogram` when they are of several
     tomograms, and what other columns the source had.
 
@@ -108,7 +119,8 @@ def write_csv(path: Path, particles: Particles, frame: Frame, *, overwrite: bool
     for name, cells in particles.extra.items():
         if name.lower() not in (*columns, *SCORES, *NAMES, *sum(COORDINATES.values(), ())):
             columns[quoted(name)] = [quoted(cell) for cell in cells]
-    lines = [",".join(columns), *map(",".join, zip(*columns.values(), strict=True))]
+    mark = "\t" if path.suffix.lower() == ".tsv" else ","
+    lines = [mark.join(columns), *map(mark.join, zip(*columns.values(), strict=True))]
     write_lines(path, lines, overwrite=overwrite)
 
 

@@ -20,7 +20,7 @@ from tomopicker.io.particles.csv import is_csv, read_csv, write_csv
 from tomopicker.io.particles.deepfinder import is_deepfinder, read_deepfinder
 from tomopicker.io.particles.dynamo import dynamo_voxel_size, is_dynamo, read_dynamo, write_dynamo
 from tomopicker.io.particles.eman2 import is_eman2, read_eman2, write_eman2
-from tomopicker.io.particles.frame import Frame
+from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.head import Head, read_head
 from tomopicker.io.particles.imod import (
     imod_voxel_size,
@@ -89,7 +89,7 @@ FORMATS: dict[str, Format] = {
     ),
     "relion5": Format(
         place="{name}.star",
-        holds={"names", "scores", "orientations", "columns"},
+        holds={"names", "scores", "orientations", "columns", "optics"},
         recognises=is_relion5,
         read=read_relion5,
         write=write_relion5,
@@ -99,7 +99,7 @@ FORMATS: dict[str, Format] = {
     ),
     "relion4": Format(
         place="{name}.star",
-        holds={"names", "scores", "orientations", "columns"},
+        holds={"names", "scores", "orientations", "columns", "optics"},
         recognises=is_relion4,
         read=read_relion4,
         write=write_relion4,
@@ -115,7 +115,7 @@ FORMATS: dict[str, Format] = {
     ),
     "relion3": Format(
         place="{name}.star",
-        holds={"names", "scores", "orientations", "columns"},
+        holds={"names", "scores", "orientations", "columns", "optics"},
         recognises=is_relion3,
         read=read_relion3,
         write=write_relion3,
@@ -280,6 +280,19 @@ def read_in(path: Path, frame: Frame, *, format: str | None = None) -> Particles
         raise InputError(f"{path}: {error}") from error
 
 
+def names_in(path: Path, *, format: str | None = None) -> tuple[str, ...]:
+    """Read what a list calls the tomogram of each of its picks; nothing where it does not.
+
+    Raises
+    ------
+    InputError
+        As `read_particles`.
+    """
+    # A voxel, somewhere, is enough to learn the names.
+    somewhere = Frame(voxel_size=UNKNOWN, shape=(1, 1, 1), pixel_size=UNKNOWN)
+    return read_in(path, somewhere, format=format).tomograms
+
+
 def write_particles(
     path: Path | str,
     particles: Particles,
@@ -399,6 +412,8 @@ def formats_of_name(path: Path) -> list[str]:
     name = path.name.lower()
     if name.endswith("_info.json"):
         return ["eman2"]
+    if name.endswith(".tsv"):
+        return ["csv"]
     return [format for format in writable() if name.endswith(Path(FORMATS[format].place).suffix)]
 
 
@@ -419,6 +434,21 @@ def recognise(path: Path) -> str:
             f"{', '.join(FORMATS)}"
         )
     return found or "csv"
+
+
+def is_list(path: Path) -> bool:
+    """Tell whether a file is a list of particles by its content; bare numbers are one.
+
+    Raises
+    ------
+    InputError
+        When the file is missing or empty, or cannot be read.
+    """
+    head = read_head(path)
+    if head.star_columns is not None:
+        # Whatever STAR file is none of the others is RELION-3's, if it has coordinates.
+        return any("CoordinateX" in column for column in head.star_columns) or is_cbox(head)
+    return head.is_bare or any(format.recognises(head) for format in FORMATS.values())
 
 
 def doubt_about(path: Path) -> str | None:

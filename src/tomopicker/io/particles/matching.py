@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -9,10 +10,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tomopicker.errors import InputError
-from tomopicker.io.names import match_names
-from tomopicker.io.particles.formats import SUFFIXES, read_particles
+from tomopicker.io.names import differ_in_binning, files_of, in_words, match_names, plain_name
+from tomopicker.io.particles.formats import FORMATS, SUFFIXES, names_in, read_particles, recognise
 from tomopicker.io.particles.relion_project import NOT_LISTS
-from tomopicker.io.particles.rows import listed
+from tomopicker.io.particles.rows import cut, listed
 from tomopicker.io.summary import is_summary
 from tomopicker.types import Floats, Particles, Shape, Tomogram
 
@@ -26,19 +27,21 @@ ORDERS = ("xyz", "zyx", "yxz", "xzy", "yzx", "zxy")
 
 
 def read_picks_for(
-    path: Path | str,
+    path: Path | str | Sequence[Path],
     tomograms: Sequence[Tomogram],
     *,
     skip_unmatched: bool = False,
     allow_none: bool = False,
 ) -> list[Particles]:
-    """Read the picks of each tomogram, from one file or from a folder of files.
+    """Read the picks of each tomogram, from one file, several, or a folder of files.
 
     Parameters
     ----------
     path
-        One file for all the tomograms (see `by_tomogram`), or a folder with a file per tomogram,
-        named as the tomogram is; where several are, `.csv` counts before `.star`.
+        One file for all the tomograms (see `by_tomogram`); several, or a pattern of their names,
+        each with picks of the tomograms that are named in it or of the one that is called as it
+        is; or a folder with a file per tomogram, named as the tomogram is, of which `.csv` counts
+        before `.star`.
     tomograms
         The tomograms, whose voxel sizes and shapes the picks are read with.
     skip_unmatched
@@ -52,38 +55,44 @@ def read_picks_for(
     InputError
         When a tomogram has no picks, none at all has any, or picks have no tomogram.
     """
-    path = Path(path)
+    places = [Path(path)] if isinstance(path, str | Path) else list(path)
+    files = [file for place in places for file in files_of(place)]
     names = [tomogram.name for tomogram in tomograms]
-    if path.is_dir():
-        files = _file_of_each(path, names, allow_none=allow_none)
+    of_each: dict[Path, list[str]]
+    if len(files) > 1:
+        of_each = dict.fromkeys(files, names)
+    elif files[0].is_dir():
+        of_each = _names_of_each(files[0], names, allow_none=allow_none)
     else:
-        files = dict.fromkeys(names, path)
-    picks = []
-    tables: dict[object, dict[str, Particles]] = {}
-    for tomogram in tomograms:
-        if tomogram.name not in files:
-            picks.append(Particles(positions=np.empty((0, 3)), voxel_size=tomogram.voxel_size))
-            continue
-        file = files[tomogram.name]
-        key = (file, tomogram.voxel_size, tomogram.shape, tomogram.extent)
-        if key not in tables:
-            table = read_particles(
-                file,
-                voxel_size=tomogram.voxel_size,
-                shape=tomogram.shape,
-                extent=tomogram.extent,
-            )
-            if not len(table):
-                raise InputError(f"{file}: has a header but no picks; give at least one pick")
-            sharing = [name for name in names if files.get(name) == file]
-            parts = by_tomogram(
-                table, sharing, file, skip_unmatched=skip_unmatched, allow_none=allow_none
-            )
-            tables[key] = dict(zip(sharing, parts, strict=True))
-        picks.append(tables[key][tomogram.name])
-    if not any(len(part) for part in picks):
-        raise InputError(f"{path}: has no picks in {listed(names)}; check the names in it")
-    return picks
+        of_each = {files[0]: names}
+    found: dict[str, tuple[Path, Particles]] = {}
+    for file, theirs in of_each.items():
+        sharing = [tomogram for tomogram in tomograms if tomogram.name in theirs]
+        parts = _read_file(
+            file,
+            sharing,
+            skip_unmatched=skip_unmatched,
+            allow_none=allow_none or len(of_each) > 1,
+        )
+        for name, part in zip((one.name for one in sharing), parts, strict=True):
+            if len(part) and name in found:
+                raise InputError(
+                    f"{file}: has picks in {name}, as {found[name][0]} has; give one of the two"
+                )
+            if len(part):
+                found[name] = file, part
+    shown = in_words(places)
+    if not found:
+        raise InputError(f"{shown}: has no picks in {listed(names)}; check the names in it")
+    missing = [name for name in names if name not in found]
+    if missing and not allow_none:
+        raise InputError(f"{shown}: has no picks in {listed(missing)}; leave that tomogram out")
+    return [
+        found[one.name][1]
+        if one.name in found
+        else Particles(positions=np.empty((0, 3)), voxel_size=one.voxel_size)
+        for one in tomograms
+    ]
 
 
 def list_files(folder: Path) -> dict[str, Path]:
@@ -247,17 +256,62 @@ def _is_beside_its_list(stem: str, files: Mapping[str, Path]) -> bool:
     return name != stem and name in files
 
 
+def _check_binning(file: Path, table: Particles, tomogram: str) -> None:
+    """Refuse voxels that, by the names, are not those of the tomogram."""
+    for name in dict.fromkeys((file.stem, *table.tomograms)):
+        if plain_name(name) == plain_name(tomogram) and differ_in_binning(name, tomogram):
+            raise InputError(
+                f"{file}: counts voxels of {cut(name)}, which are of another size than those of "
+                f"{tomogram}; convert it with --voxel-size and --to-voxel-size, or rename it"
+            )
+
+
 def _inside(columns: Floats, order: str, sizes: dict[str, int]) -> NDArray[np.bool_]:
     """Tell of each coordinate (n, 3) whether it is within the volume, half a voxel included."""
     limits = np.array([sizes[axis] for axis in order])
     return (columns >= -0.5) & (columns <= limits - 0.5)
 
 
-def _file_of_each(folder: Path, names: Sequence[str], *, allow_none: bool) -> dict[str, Path]:
-    """Find the file of each tomogram in a folder."""
+def _read_file(
+    file: Path, tomograms: Sequence[Tomogram], *, skip_unmatched: bool, allow_none: bool
+) -> list[Particles]:
+    """Read the picks of tomograms of perhaps different sizes from one file."""
+    names = [tomogram.name for tomogram in tomograms]
+    parts = []
+    tables: dict[object, dict[str, Particles]] = {}
+    for tomogram in tomograms:
+        key = (tomogram.voxel_size, tomogram.shape, tomogram.extent, tomogram.pixel_size)
+        if key not in tables:
+            table = read_particles(
+                file,
+                voxel_size=tomogram.voxel_size,
+                shape=tomogram.shape,
+                pixel_size=tomogram.pixel_size,
+                extent=tomogram.extent,
+            )
+            if not len(table):
+                raise InputError(f"{file}: has a header but no picks; give at least one pick")
+            if FORMATS[recognise(file)].in_voxels:
+                _check_binning(file, table, tomogram.name)
+            of_each = by_tomogram(
+                table, names, file, skip_unmatched=skip_unmatched, allow_none=allow_none
+            )
+            tables[key] = dict(zip(names, of_each, strict=True))
+        parts.append(tables[key][tomogram.name])
+    return parts
+
+
+def _names_of_each(
+    folder: Path, names: Sequence[str], *, allow_none: bool
+) -> dict[Path, list[str]]:
+    """Find the files of tomograms in a folder, by the files' names or else by what is in them."""
     files = list_files(folder)
     try:
         matched = match_names(names, list(files))
+        if not matched:
+            by_content = {file: _named_in(file, names) for file in files.values()}
+            if any(by_content.values()):
+                return {file: theirs for file, theirs in by_content.items() if theirs}
     except InputError as error:
         raise InputError(f"{folder}: {error}") from None
     missing = [name for name in names if name not in matched]
@@ -266,4 +320,14 @@ def _file_of_each(folder: Path, names: Sequence[str], *, allow_none: bool) -> di
             f"{folder}: has no picks for {listed(missing)}, only {listed(sorted(files))}; "
             "name the files as the tomograms are named"
         )
-    return {name: files[match] for name, match in matched.items()}
+    of_each: dict[Path, list[str]] = {}
+    for name, match in matched.items():
+        of_each.setdefault(files[match], []).append(name)
+    return of_each
+
+
+def _named_in(file: Path, names: Sequence[str]) -> list[str]:
+    """Those of the tomograms that a list names; none where it is no list."""
+    with suppress(InputError):
+        return list(match_names(names_in(file), names).values())
+    return []

@@ -22,21 +22,25 @@ def read_relion3(path: Path, frame: Frame) -> Particles:
     """Read a particle list of RELION 3, Warp or M; refined shifts are taken off.
 
     A pixel size that the file states is what its coordinates count (Warp exports particles at
-    another size than it reconstructs tomograms); otherwise they count the tomogram's voxels.
+    another size than it reconstructs tomograms); otherwise they count the tomogram's voxels, or are
+    fractions of its size, as in the lists of Warp's template matching.
 
     Raises
     ------
     InputError
-        When the file is no such list.
+        When the file is no such list, or holds fractions and the frame has no shape.
     """
     blocks = star.read_blocks(path)
     table = star.particle_table(path, blocks, star.XYZ)
+    counted = star.coordinates(path, table, star.XYZ)
     pixel = _pixel_size(path, blocks, table)
-    if pixel is None:
-        pixel = np.full(len(table), frame.voxel_size)
-    positions = star.coordinates(path, table, star.XYZ) * pixel[:, None]
+    if pixel is None and _are_fractions(counted):
+        positions = counted * _extent(path, frame)
+    else:
+        pixel = np.full(len(table), frame.voxel_size) if pixel is None else pixel
+        positions = counted * pixel[:, None]
     positions -= star.origins(path, table, pixel)
-    return star.particles_from(path, table, positions, frame.voxel_size)
+    return star.particles_from(path, blocks, table, positions, frame.voxel_size)
 
 
 def write_relion3(
@@ -59,7 +63,21 @@ def write_relion3(
         values=particles.positions / frame.voxel_size,
     )
     table["rlnPixelSize"] = frame.voxel_size
-    star.write_blocks(path, {"": table}, overwrite=overwrite)
+    # RELION 3.1's two blocks, where there is something to say; Warp and M read both.
+    blocks = star.blocks_with_optics(table, particles.optics) if particles.optics else {"": table}
+    star.write_blocks(path, blocks, overwrite=overwrite)
+
+
+def _are_fractions(counted: Floats) -> bool:
+    # No list of voxels is all in the first one, and a fraction is never whole.
+    return bool(len(counted) and ((counted >= 0) & (counted <= 1)).all() and (counted % 1).any())
+
+
+def _extent(path: Path, frame: Frame) -> Floats:
+    if frame.extent is not None:
+        return np.array(frame.extent)
+    reason = "its coordinates are fractions of the tomogram's size, as Warp's template matching has"
+    return frame.size(path, f"{reason} them") * frame.voxel_size
 
 
 def _pixel_size(path: Path, blocks: star.Blocks, table: pd.DataFrame) -> Floats | None:

@@ -11,9 +11,8 @@ from tomopicker.errors import InputError
 from tomopicker.io.particles import star
 from tomopicker.io.particles.frame import Frame
 from tomopicker.io.particles.head import Head
+from tomopicker.io.particles.star import PIXEL
 from tomopicker.types import Floats, Particles
-
-PIXEL = "rlnTomoTiltSeriesPixelSize"
 
 
 def is_relion4(head: Head) -> bool:
@@ -34,7 +33,7 @@ def read_relion4(path: Path, frame: Frame) -> Particles:
     pixel = _pixel_size(path, blocks, table, frame)
     positions = star.coordinates(path, table, star.XYZ) * pixel[:, None]
     positions -= star.origins(path, table, pixel)
-    return star.particles_from(path, table, positions, frame.voxel_size)
+    return star.particles_from(path, blocks, table, positions, frame.voxel_size)
 
 
 def write_relion4(
@@ -52,13 +51,6 @@ def write_relion4(
             f"{path}: RELION-4 counts in pixels of the unbinned tilt series; give their size "
             "(--pixel-size)"
         )
-    optics = pd.DataFrame(
-        {
-            "rlnOpticsGroup": [1],
-            "rlnOpticsGroupName": ["opticsGroup1"],
-            PIXEL: [frame.pixel_size],
-        }
-    )
     table = star.table_for(
         path,
         particles,
@@ -66,8 +58,9 @@ def write_relion4(
         columns=star.XYZ,
         values=particles.positions / frame.pixel_size,
     )
-    table["rlnOpticsGroup"] = 1
-    star.write_blocks(path, {"optics": optics, "particles": table}, overwrite=overwrite)
+    pixel = (f"{frame.pixel_size:.9g}",) * len(particles)
+    blocks = star.blocks_with_optics(table, {**particles.optics, PIXEL: pixel})
+    star.write_blocks(path, blocks, overwrite=overwrite)
 
 
 def _pixel_size(path: Path, blocks: star.Blocks, table: pd.DataFrame, frame: Frame) -> Floats:
@@ -87,7 +80,8 @@ def _pixel_size(path: Path, blocks: star.Blocks, table: pd.DataFrame, frame: Fra
     stated = star.optional_numbers(path, blocks, table, "rlnPixelSize")
     if stated is None:
         raise InputError(
-            f"{path}: does not tell the pixel size of its tilt series; add {PIXEL} to data_optics, "
-            "or convert it with --pixel-size"
+            f"{path}: does not tell the pixel size of its tilt series; name the tomograms by their "
+            f"tomograms.star, which does, or add {PIXEL} to data_optics, or convert it with "
+            "--pixel-size"
         )
     return stated

@@ -11,6 +11,9 @@ from tomopicker.io.particles.frame import Frame
 from tomopicker.io.particles.head import Head
 from tomopicker.types import Floats, Particles
 
+_OPTICS = {"rlnVoltage", "rlnSphericalAberration", "rlnAmplitudeContrast", star.PIXEL}
+"""What RELION-5 needs to know of an optics group."""
+
 
 def is_relion5(head: Head) -> bool:
     """Recognise by the centred coordinates."""
@@ -26,9 +29,10 @@ def read_relion5(path: Path, frame: Frame) -> Particles:
         When the frame has no shape, or the file is no such list.
     """
     middle = centre(path, frame)
-    table = star.particle_table(path, star.read_blocks(path), star.CENTRED)
+    blocks = star.read_blocks(path)
+    table = star.particle_table(path, blocks, star.CENTRED)
     positions = star.coordinates(path, table, star.CENTRED) - star.origins(path, table) + middle
-    return star.particles_from(path, table, positions, frame.voxel_size)
+    return star.particles_from(path, blocks, table, positions, frame.voxel_size)
 
 
 def write_relion5(
@@ -48,7 +52,10 @@ def write_relion5(
         columns=star.CENTRED,
         values=particles.positions - centre(path, frame),
     )
-    star.write_blocks(path, {"particles": table}, overwrite=overwrite)
+    # RELION takes the groups from its tomograms where a list has none; half of one stops it.
+    whole = particles.optics.keys() >= _OPTICS
+    blocks = star.blocks_with_optics(table, particles.optics) if whole else {"particles": table}
+    star.write_blocks(path, blocks, overwrite=overwrite)
 
 
 def centre(path: Path, frame: Frame) -> Floats:

@@ -1,4 +1,4 @@
-"""What RELION-5 keeps beside particle lists: the tomograms, and which lists there are."""
+"""What RELION-5 keeps beside particle lists: which lists there are, and of which tomograms."""
 
 from __future__ import annotations
 
@@ -6,51 +6,12 @@ from pathlib import Path
 
 import pandas as pd
 
-from tomopicker.errors import InputError
 from tomopicker.io.names import series_name
 from tomopicker.io.particles import star
-from tomopicker.io.particles.frame import Frame
 
 IMPORT_LIST, OPTIMISATION_SET = "import_coords.star", "optimisation_set.star"
 NOT_LISTS = (IMPORT_LIST, OPTIMISATION_SET)
 """Files in a folder of lists that are none themselves."""
-
-_SIZES = ("rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ")
-_PIXEL, _BINNING = "rlnTomoTiltSeriesPixelSize", "rlnTomoTomogramBinning"
-
-
-def read_tomogram_frames(path: Path) -> dict[str, Frame]:
-    """Read each tomogram's size and voxel size from RELION-5's `tomograms.star`.
-
-    Sizes are unbinned pixels there, and the centre that particles are counted from is half of them:
-    at an odd size, not half of the binned tomogram.
-
-    Raises
-    ------
-    InputError
-        When a column is missing, or a size or binning is not above 0.
-    """
-    blocks = star.read_blocks(path)
-    table = star.particle_table(path, blocks, ("rlnTomoName", *_SIZES, _PIXEL, _BINNING))
-    sizes = star.coordinates(path, table, _SIZES)
-    pixels, binnings = (star.numbers(path, table, column) for column in (_PIXEL, _BINNING))
-    frames = {}
-    for name, size, pixel, binning in zip(
-        table["rlnTomoName"], sizes, pixels, binnings, strict=True
-    ):
-        if min(*size, pixel, binning) <= 0:
-            raise InputError(
-                f"{path}: {name} has a size, pixel size or binning that is not above 0"
-            )
-        x, y, z = (max(round(side), 1) for side in size / binning)
-        width, height, depth = (float(side) for side in size * pixel)
-        frames[str(name)] = Frame(
-            voxel_size=float(pixel * binning),
-            shape=(z, y, x),
-            pixel_size=float(pixel),
-            extent=(width, height, depth),
-        )
-    return frames
 
 
 def write_import_list(folder: Path) -> Path:

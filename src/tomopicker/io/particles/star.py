@@ -34,11 +34,13 @@ ANGLES = ("rlnAngleRot", "rlnAngleTilt", "rlnAnglePsi")
 BOX_ANGLES = ("rlnTomoSubtomogramRot", "rlnTomoSubtomogramTilt", "rlnTomoSubtomogramPsi")
 """How the box was turned when it was cut out; the other angles are then relative to it."""
 
+GROUP, GROUP_NAME, PIXEL = "rlnOpticsGroup", "rlnOpticsGroupName", "rlnTomoTiltSeriesPixelSize"
+
 _MEANT = {
     *(*SCORES[:1], *NAMES, *XYZ, *CENTRED, *ANGLES, *BOX_ANGLES),
     *(f"rlnOrigin{axis}{unit}" for axis in "XYZ" for unit in ("", "Angst")),
     *("rlnPixelSize", "rlnDetectorPixelSize", "rlnMagnification", "rlnImagePixelSize"),
-    *("rlnTomoTiltSeriesPixelSize", "rlnOpticsGroup", "rlnOpticsGroupName"),
+    *(PIXEL, GROUP, GROUP_NAME),
 }
 """Columns that say what the table holds anyway, in the units and groups of their file."""
 
@@ -137,13 +139,13 @@ def optional_numbers(path: Path, blocks: Blocks, table: pd.DataFrame, column: st
     values = numbers(path, optics, column)
     if len(np.unique(values)) == 1:
         return np.full(len(table), values[0])
-    if "rlnOpticsGroup" not in optics or "rlnOpticsGroup" not in table:
-        raise InputError(f"{path}: has several {column} but no rlnOpticsGroup; add that column")
-    of_group = dict(zip(optics["rlnOpticsGroup"], values, strict=True))
-    missing = set(table["rlnOpticsGroup"]) - set(of_group)
+    if GROUP not in optics or GROUP not in table:
+        raise InputError(f"{path}: has several {column} but no {GROUP}; add that column")
+    of_group = dict(zip(optics[GROUP], values, strict=True))
+    missing = set(table[GROUP]) - set(of_group)
     if missing:
         raise InputError(f"{path}: has no optics group {min(missing)}; add it to data_optics")
-    mapped: Floats = table["rlnOpticsGroup"].map(of_group).to_numpy(dtype=np.float64)
+    mapped: Floats = table[GROUP].map(of_group).to_numpy(dtype=np.float64)
     return mapped
 
 
@@ -171,7 +173,7 @@ def origins(path: Path, table: pd.DataFrame, pixel: Floats | None = None) -> Flo
 
 
 def particles_from(
-    path: Path, table: pd.DataFrame, positions: Floats, voxel_size: float
+    path: Path, blocks: Blocks, table: pd.DataFrame, positions: Floats, voxel_size: float
 ) -> Particles:
     """Complete (n, 3) positions ``x y z`` in ångström with all else that the table tells."""
     score = next((column for column in SCORES if column in table), None)
@@ -190,6 +192,7 @@ def particles_from(
             for column in table.columns
             if column not in _MEANT and column != score
         },
+        optics=_optics_of(blocks, table),
     )
 
 
@@ -218,10 +221,62 @@ def table_for(
     if particles.scores is not None:
         table[SCORE] = particles.scores
     for column, cells in particles.extra.items():
-        known = column.startswith("rln") and column.isidentifier()
-        if known and column not in table and column not in _MEANT and all(map(is_plain, cells)):
+        if column not in table and column not in _MEANT and _is_relions(column, cells):
             table[column] = list(cells)
     return table
+
+
+def blocks_with_optics(
+    table: pd.DataFrame, optics: Mapping[str, Sequence[str]]
+) -> dict[str, pd.DataFrame]:
+    """Number the optics groups of a table's rows; returns RELION's blocks of groups and particles.
+
+    Parameters
+    ----------
+    table
+        As `table_for` makes it; it gets the column of the groups.
+    optics
+        Columns (n,) by their names; rows that are alike in all of them are one group.
+    """
+    kept = {
+        name: cells for name, cells in optics.items() if name != GROUP and _is_relions(name, cells)
+    }
+    rows = list(zip(*kept.values(), strict=True)) if kept else [()] * len(table)
+    numbers_of = {row: number for number, row in enumerate(dict.fromkeys(rows), start=1)}
+    groups = pd.DataFrame({GROUP: list(numbers_of.values())})
+    for position, name in enumerate(kept):
+        groups[name] = [row[position] for row in numbers_of]
+    if GROUP_NAME not in groups:
+        groups.insert(1, GROUP_NAME, [f"opticsGroup{number}" for number in groups[GROUP]])
+    table[GROUP] = [numbers_of[row] for row in rows]
+    return {"optics": groups, "particles": table}
+
+
+def _optics_of(blocks: Blocks, table: pd.DataFrame) -> dict[str, tuple[str, ...]]:
+    """Look up what the optics groups of particles say; nothing where they do not fit together."""
+    optics = blocks.get("optics")
+    if optics is None or not optics.columns.is_unique:
+        return {}
+    rows: list[int | None]
+    if GROUP in optics and GROUP in table:
+        row_of = {str(group): row for row, group in enumerate(optics[GROUP])}
+        rows = [row_of.get(str(group)) for group in table[GROUP]]
+    else:
+        rows = [0 if len(optics) == 1 else None] * len(table)
+    known = [row for row in rows if row is not None]
+    if len(known) < len(rows):
+        return {}
+    found = {}
+    for column in optics.columns:
+        if column != GROUP:
+            cells = [str(cell) for cell in optics[column]]
+            found[str(column)] = tuple(cells[row] for row in known)
+    return found
+
+
+def _is_relions(column: str, cells: Sequence[str]) -> bool:
+    """Tell whether a column is one that RELION could know and read."""
+    return column.startswith("rln") and column.isidentifier() and all(map(is_plain, cells))
 
 
 def _orientations(path: Path, table: pd.DataFrame, columns: Sequence[str]) -> Floats | None:

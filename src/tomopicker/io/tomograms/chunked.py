@@ -25,7 +25,8 @@ class ChunkedVolume:
     Parameters
     ----------
     source
-        An array of zarr or h5py; axes before the last three have length 1.
+        An array of zarr or h5py, or what is indexed as one by numbers and slices; axes before the
+        last three have length 1.
     depth
         Planes in a chunk.
     """
@@ -59,6 +60,10 @@ class ChunkedVolume:
             slab = self._slab(number)
             first = number * self._depth
             block = slab[start - first : stop - first : step]
+        elif step > 0 and all(_is_forward(one) for one in rest):
+            # Across the slabs, as a slice along y or x is, only the chunks that it touches.
+            block = np.asarray(self._source[(*self._first, slice(start, stop, step), *rest)])
+            return block if isinstance(z, slice) else block[0]
         else:
             block = self._read(slice(start, stop, step))
         return block[(slice(None) if isinstance(z, slice) else 0, *rest)]
@@ -77,3 +82,10 @@ class ChunkedVolume:
 
     def _read(self, planes: slice) -> NDArray[Any]:
         return np.asarray(self._source[(*self._first, planes)])
+
+
+def _is_forward(index: Any) -> bool:
+    """Tell whether zarr and h5py take an index as numpy does."""
+    if isinstance(index, slice):
+        return index.step is None or index.step > 0
+    return isinstance(index, int | np.integer)

@@ -21,29 +21,17 @@ def read_copick_config(path: Path) -> list[Source]:
     InputError
         When it is no such file, its data are not on this machine, or `read_copick_tree` refuses.
     """
-    try:
-        config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
-        raise InputError(
-            f"{path}: cannot be read as JSON ({error}); give the configuration of a copick project"
-        ) from error
-    names = ("static_root", "overlay_root")
-    roots = [str(config[name]) for name in names if isinstance(config, dict) and config.get(name)]
+    roots = _roots(path)
     if not roots:
         raise InputError(
             f"{path}: has neither static_root nor overlay_root, so it does not say where its "
             "tomograms are; give a copick configuration of files, or the tomograms themselves"
         )
-    remote = [root for root in roots if re.match(r"(?!local:|file:)\w+:", root)]
-    local = [
-        path.parent / re.sub(r"^(local|file):(//)?", "", root)
-        for root in roots
-        if root not in remote
-    ]
-    trees = [root for root in local if (root / RUNS).is_dir()]
+    trees = _trees(path, roots)
     if not trees:
         # Where the overlay alone is here, the tomograms are not.
-        where = ", ".join(remote or [str(root) for root in local])
+        remote = [root for root in roots if _is_remote(root)]
+        where = ", ".join(remote or [str(_local(path, root)) for root in roots])
         raise InputError(
             f"{path}: its tomograms are not on this machine ({where} has no folder {RUNS} here); "
             "copy them here and give that folder"
@@ -62,6 +50,52 @@ def read_copick_tree(folder: Path) -> list[Source]:
         When there is none, or a run has several: the user has to say which.
     """
     return _sources([folder], folder)
+
+
+def copick_trees(place: Path) -> list[Path]:
+    """Name the folders with `ExperimentRuns` of a project on this machine; none where it is none.
+
+    Raises
+    ------
+    InputError
+        When a configuration cannot be read.
+    """
+    if place.is_dir():
+        return [place] if (place / RUNS).is_dir() else []
+    if place.suffix.lower() != ".json" or not place.is_file():
+        return []
+    return _trees(place, _roots(place))
+
+
+def picks_in(tree: Path) -> list[Path]:
+    """List all picks below the folder that holds `ExperimentRuns`, of whatever kind."""
+    files = sorted(tree.glob(f"{RUNS}/*/Picks/*.json"))
+    return [file for file in files if not file.name.startswith(".")]
+
+
+def _roots(path: Path) -> list[str]:
+    """Read where a configuration says that data are."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, OSError) as error:
+        raise InputError(
+            f"{path}: cannot be read as JSON ({error}); give the configuration of a copick project"
+        ) from error
+    names = ("static_root", "overlay_root")
+    return [str(config[name]) for name in names if isinstance(config, dict) and config.get(name)]
+
+
+def _trees(path: Path, roots: list[str]) -> list[Path]:
+    local = [_local(path, root) for root in roots if not _is_remote(root)]
+    return [root for root in dict.fromkeys(local) if (root / RUNS).is_dir()]
+
+
+def _is_remote(root: str) -> bool:
+    return re.match(r"(?!local:|file:)\w+:", root) is not None
+
+
+def _local(path: Path, root: str) -> Path:
+    return path.parent / re.sub(r"^(local|file):(//)?", "", root)
 
 
 def _sources(roots: list[Path], listed: Path) -> list[Source]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import glob
-import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from tomopicker.errors import InputError
-from tomopicker.io.names import SUFFIXES, tomogram_name
+from tomopicker.io.names import SUFFIXES, files_of, tomogram_name
 from tomopicker.io.tomograms.copick import RUNS, read_copick_config, read_copick_tree
 from tomopicker.io.tomograms.relion import LISTED, read_tomogram_list
 from tomopicker.io.tomograms.source import Source
@@ -47,12 +45,20 @@ def find_tomograms(places: Iterable[Path | str]) -> list[Source]:
     return [source for place in places for source in _sources(Path(place))]
 
 
+def holds_tomograms(folder: Path) -> bool:
+    """Tell whether a folder has tomograms, or is of a project that `find_tomograms` knows."""
+    return (
+        (folder / LISTED).is_file()
+        or (folder / RUNS).is_dir()
+        or reconstructions_of(folder) is not None
+        or bool(tomostars_of(folder) or _volumes_in(folder))
+    )
+
+
 def _sources(place: Path) -> list[Source]:
     suffix = place.suffix.lower()
-    if not place.exists() and re.search(r"[*?]", str(place)):
-        matches = sorted(glob.glob(str(place), recursive=True))  # noqa: PTH207, of any root
-        if not matches:
-            raise InputError(f"{place}: no file is named so; check the pattern and its folder")
+    matches = files_of(place)
+    if matches != [place]:
         return find_tomograms(matches)
     if place.is_dir() and suffix not in SUFFIXES and not is_zarr(place):
         return _in_folder(place)
@@ -76,13 +82,7 @@ def _in_folder(folder: Path) -> list[Source]:
     if tomostars:
         return read_tomostars(tomostars, folder)
     for place in filter(None, (folder, reconstructions_of(folder))):
-        volumes = [
-            file
-            for file in sorted(place.iterdir())
-            if file.suffix.lower() in SUFFIXES
-            and file.suffix.lower() not in _NO_TOMOGRAM
-            and not file.name.startswith(".")
-        ]
+        volumes = _volumes_in(place)
         if volumes:
             return [
                 Source(name=tomogram_name(file), paths=(file.absolute(),), listed=folder)
@@ -92,6 +92,16 @@ def _in_folder(folder: Path) -> list[Source]:
         f"{folder}: holds no tomograms ({', '.join(SUFFIXES)}), no tomograms.star, no .tomostar "
         f"and no {RUNS}; where they are in folders below, give a pattern, as '{folder}/*/*.mrc'"
     )
+
+
+def _volumes_in(folder: Path) -> list[Path]:
+    return [
+        file
+        for file in sorted(folder.iterdir())
+        if file.suffix.lower() in SUFFIXES
+        and file.suffix.lower() not in _NO_TOMOGRAM
+        and not file.name.startswith(".")
+    ]
 
 
 def _in_text(path: Path) -> list[Source]:

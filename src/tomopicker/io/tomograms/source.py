@@ -28,6 +28,8 @@ class Source:
     """The list, folder or project that names it; None where the user named the file itself."""
     voxel_size: float | None = None
     """In ångström, if the list says it."""
+    pixel_size: float | None = None
+    """Of the unbinned tilt series in ångström, if the list says it."""
     extent: tuple[float, float, float] | None = None
     """Size ``x y z`` in ångström, if the list says it."""
     kind: str = ""
@@ -55,7 +57,7 @@ class Source:
         files = self.files()
         tomogram = self._read(files[0], voxel_size)
         if voxel_size is None:
-            tomogram = replace(tomogram, extent=self.extent)
+            tomogram = replace(tomogram, pixel_size=self.pixel_size, extent=self.extent)
         if len(files) == 1:
             return tomogram
         other = self._read(files[1], voxel_size)
@@ -80,8 +82,7 @@ class Source:
     def _locate(self, path: Path) -> Path:
         if self.listed is None or path.is_absolute():
             return path
-        here = self.listed.absolute().parent
-        folders = list(dict.fromkeys([here, *here.parents, Path.cwd()]))
+        folders = folders_for(self.listed)
         for folder in folders:
             if (folder / path).exists():
                 return folder / path
@@ -104,6 +105,12 @@ class Source:
                 f"says {self.voxel_size:g} Å; give the right one with --voxel-size"
             )
         return tomogram
+
+
+def folders_for(listed: Path) -> list[Path]:
+    """Name the folders in which the paths of a list are looked for: its own, those above, here."""
+    here = listed.absolute().parent
+    return list(dict.fromkeys([here, *here.parents, Path.cwd()]))
 
 
 class MeanVolume:

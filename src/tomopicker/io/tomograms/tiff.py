@@ -80,11 +80,14 @@ class _Pages:
     def __init__(self, path: Path, shape: tuple[int, int, int], dtype: np.dtype[Any]) -> None:
         self._path, self.shape, self.dtype = path, shape, dtype
 
-    def __getitem__(self, index: tuple[slice]) -> NDArray[Any]:
+    def __getitem__(self, index: tuple[Any, ...]) -> NDArray[Any]:
         import tifffile
 
-        keys = range(self.shape[0])[index[0]]
+        planes, *rest = index
+        keys = range(self.shape[0])[planes]
         if not keys:
-            return np.empty((0, *self.shape[1:]), self.dtype)
-        pages = tifffile.imread(self._path, key=keys)
-        return np.asarray(pages).reshape(len(keys), *self.shape[1:])
+            pages = np.empty((0, *self.shape[1:]), self.dtype)
+        else:
+            pages = np.asarray(tifffile.imread(self._path, key=keys))
+        part: NDArray[Any] = pages.reshape(len(keys), *self.shape[1:])[(slice(None), *rest)]
+        return part

@@ -32,7 +32,7 @@ def read_tomostars(tomostars: list[Path], folder: Path) -> list[Source]:
         Files of tilt series, whose names the tomograms have.
     folder
         What the user gave. Tomograms are looked for in it, beside it and below both, as
-        `TS_01.mrc`, `TS_01_10.00Apx.mrc` or `rec_TS_01.mrc`.
+        `TS_01.mrc`, `TS_01_10.00Apx.mrc`, `rec_TS_01.mrc` and so on (see `series_name`).
 
     Raises
     ------
@@ -51,7 +51,7 @@ def read_tomostars(tomostars: list[Path], folder: Path) -> list[Source]:
             raise InputError(
                 f"{folder}: {name} has {len(found)} tomograms "
                 f"({', '.join(str(file) for file in found[:4])}); name the ones to take, as "
-                f"'{found[0].parent}/*{found[0].name[len(name) :]}'"
+                f"'{found[0].parent / found[0].name.replace(name, '*')}'"
             )
         # A series that is not reconstructed is told when it is opened: it must not cost the others.
         path = found[0].absolute() if found else Path(f"{name}.mrc")
