@@ -29,26 +29,31 @@ _PARTICLE_VOXELS = 150_000
 
 
 def write_tomogram(
-    path: Path, shape: Shape, *, seed: int, particle_voxels: int = _PARTICLE_VOXELS
+    path: Path,
+    shape: Shape,
+    *,
+    seed: int,
+    voxel_size: float = VOXEL_SIZE,
+    particle_voxels: int = _PARTICLE_VOXELS,
 ) -> Particles:
     """Write an int8 tomogram of white noise with dark particles, plane by plane, and their places.
 
     Values beside the particles have a standard deviation of 20.
     """
     rng = np.random.default_rng(seed)
-    radius = RADIUS_ANGSTROM / VOXEL_SIZE
+    radius = RADIUS_ANGSTROM / voxel_size
     particle = np.rint(-_CONTRAST * phantom(radius)).astype(np.int16)
     half = particle.shape[0] // 2
     count = max(1, int(np.prod(shape)) // particle_voxels)
     corners = rng.integers(0, np.array(shape) - 2 * half, size=(count, 3))
     with mrcfile.new_mmap(path, shape, mrc_mode=0, overwrite=True) as mrc:
-        mrc.voxel_size = VOXEL_SIZE
+        mrc.voxel_size = voxel_size
         for plane in mrc.data:
             plane[...] = np.clip(rng.standard_normal(shape[1:], np.float32) * _NOISE, -127, 127)
         for z, y, x in corners.tolist():
             box = mrc.data[z : z + 2 * half + 1, y : y + 2 * half + 1, x : x + 2 * half + 1]
             box[...] = np.clip(box + particle, -127, 127)
-    return Particles.from_voxels(corners + half, voxel_size=VOXEL_SIZE)
+    return Particles.from_voxels(corners + half, voxel_size=voxel_size)
 
 
 def write_model(path: Path, *, side: int) -> None:

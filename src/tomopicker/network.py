@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from collections import deque
 from copy import deepcopy
-from itertools import tee
 from typing import TYPE_CHECKING, TypeAlias, cast
 
 import torch
@@ -235,7 +235,7 @@ class _UNet(nn.Module):
         first, *coarser = cast("Sequence[_Plain | _Residual | _MultiRes]", self.encoder)
         slabs = first.stream(slabs)
         for block in coarser:
-            skipped, slabs = tee(slabs)
+            skipped, slabs = _twice(slabs)
             features.append(skipped)
             slabs = block.stream(map(self.pool, _even(slabs)))
         decoder = cast("Sequence[_Plain | _Residual | _MultiRes]", self.decoder)
@@ -291,7 +291,7 @@ class _Residual(nn.Module):
         return torch.relu(self.rest(shortcut) + shortcut)
 
     def stream(self, slabs: _Slabs) -> _Slabs:
-        shortcuts, slabs = tee(_stream(self.first, slabs))
+        shortcuts, slabs = _twice(_stream(self.first, slabs))
         return map(_added, _side_by_side(shortcuts, _stream(self.rest, slabs)))
 
 
@@ -326,10 +326,10 @@ class _MultiRes(nn.Module):
         return torch.relu(torch.cat(scales, dim=1) + shortcut)
 
     def stream(self, slabs: _Slabs) -> _Slabs:
-        shortcuts, slabs = tee(slabs)
+        shortcuts, slabs = _twice(slabs)
         scales = []
         for conv in self.convs:
-            scale, slabs = tee(_stream(conv, slabs))
+            scale, slabs = _twice(_stream(conv, slabs))
             scales.append(scale)
         joined = map(_joined, _side_by_side(*scales))
         return map(_added, _side_by_side(_stream(self.shortcut, shortcuts), joined))
@@ -360,7 +360,7 @@ class _ResPath(nn.Module):
 
     def stream(self, slabs: _Slabs) -> _Slabs:
         for conv, shortcut in zip(self.convs, self.shortcuts, strict=True):
-            shortcuts, slabs = tee(slabs)
+            shortcuts, slabs = _twice(slabs)
             pairs = _side_by_side(_stream(shortcut, shortcuts), _stream(conv, slabs))
             slabs = map(_added, pairs)
         return slabs
@@ -422,6 +422,31 @@ def _upward(layer: nn.ConvTranspose3d) -> Callable[[Tensor], Tensor]:
 # Between two slabs a generator keeps what its variables name. Hence the `del` and the chains of
 # `map` below: each tensor of a large slab that were kept for nothing would cost as much memory as
 # a layer.
+
+
+def _twice(slabs: _Slabs) -> tuple[_Slabs, _Slabs]:
+    """Yield the slabs of a stream in two places, each kept until both have it.
+
+    `itertools.tee` keeps up to 57 that both have had.
+    """
+
+    def take(mine: deque[Tensor], other: deque[Tensor]) -> _Slabs:
+        while mine or _is_followed(slabs, mine, other):
+            yield mine.popleft()
+
+    one: deque[Tensor] = deque()
+    two: deque[Tensor] = deque()
+    return take(one, two), take(two, one)
+
+
+def _is_followed(slabs: _Slabs, *waiting: deque[Tensor]) -> bool:
+    """Have the next slab of a stream wait in several places; False when there is none."""
+    slab = next(slabs, None)
+    if slab is None:
+        return False
+    for queue in waiting:
+        queue.append(slab)
+    return True
 
 
 def _with_neighbours(slabs: _Slabs) -> _Slabs:

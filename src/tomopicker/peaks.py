@@ -7,6 +7,7 @@ import math
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TypeAlias
 
 import numpy as np
@@ -134,13 +135,18 @@ def refine(scores: Volume, peaks: Peaks, *, radius: float) -> Floats:
         raise InputError(f"the radius to refine in must be above 0 voxels, got {radius}")
     centres = peaks.voxels.astype(np.float64)
     farthest = min(_FARTHEST_MOVE, radius)
-    for row, peak in enumerate(peaks.voxels):
+    # Many at once: alone a peak takes a thousand times the time of the arithmetic.
+    some = max(1, int(_REFINED_VOXELS / (2 * min(radius, max(scores.shape)) + 1) ** 3))
+    for start in range(0, len(centres), some):
+        moving = np.arange(start, min(start + some, len(centres)))
         for _ in range(_MOVES):
-            before = centres[row].copy()
-            move = _centroid(scores, before, radius) - peak
-            move *= min(1.0, farthest / max(float(np.linalg.norm(move)), farthest))
-            centres[row] = peak + move
-            if np.abs(centres[row] - before).max() < _REST:
+            before = centres[moving]
+            moves = _centroids(scores, before, radius) - peaks.voxels[moving]
+            lengths = np.linalg.norm(moves, axis=1, keepdims=True)
+            moves *= np.minimum(1.0, farthest / np.maximum(lengths, farthest))
+            centres[moving] = peaks.voxels[moving] + moves
+            moving = moving[np.abs(centres[moving] - before).max(axis=1) >= _REST]
+            if not len(moving):
                 break
     return centres
 
@@ -148,7 +154,10 @@ def refine(scores: Volume, peaks: Peaks, *, radius: float) -> Floats:
 _Voxel: TypeAlias = Shape  # z y x
 _Place: TypeAlias = tuple[float, int, int]  # minus the score, flat index, block
 
-_SIDE = 16  # of a block: larger ones are slow to look at, smaller ones are too many
+_SIDES = _DEPTH, _HIGH, _WIDE = 8, 16, 32
+"""Of a block: larger ones are slow to look at, smaller ones are too many."""
+_ROW = np.dtype("<u4")  # a bit for each voxel of a block's row along x
+_REFINED_VOXELS = 1 << 18  # around peaks that are refined together, 2 MiB each array
 _FARTHEST_MOVE = 1.5
 _MOVES = 10
 _REST = 0.01
@@ -159,23 +168,27 @@ class _Blocks:
 
     def __init__(self, scores: Volume, radius: float, floor: float) -> None:
         self._scores = np.asarray(scores)  # slices of a memory map are slow to make
-        self._grid = [math.ceil(size / _SIDE) for size in scores.shape]
+        self._dtype = np.result_type(scores.dtype, np.float32)
+        self._grid = _grid_of(scores.shape)
         self._floor = floor
         # Squared distances of whole voxels: the integer part of radius² is all that counts.
-        self._reach = int(min(radius, sum(scores.shape)))
+        self._reach = [int(min(radius, size)) for size in scores.shape]
         self._limit = int(min(radius, sum(scores.shape)) ** 2)
-        self._origin = self._reach + _SIDE
-        self._squares = np.arange(-self._origin, self._reach + 2 * _SIDE, dtype=np.int32) ** 2
-        # Only a block that came to the head of the queue has a copy to exclude voxels in, until
-        # it is spent; the others keep the list of the picks that reach them.
-        self._live: dict[int, Volume] = {}
+        self._half_widths, self._rows = _ball_tables(self._reach, self._limit)
+        bits = np.unpackbits(np.arange(256, dtype=np.uint8)[:, None], axis=1, bitorder="little")
+        # What each eight voxels of a row may score at most, by the byte that says so.
+        self._caps = np.where(bits, -np.inf, np.inf).astype(self._dtype)
+        # Copies of blocks would soon be one of the volume, so a bit says which voxels are excluded.
+        # Only a block that came to the head of the queue has those, until it is spent; the others
+        # keep the list of the picks that reach them.
+        self._excluded: dict[int, NDArray[np.uint32]] = {}
         self._pending: defaultdict[int, list[_Voxel]] = defaultdict(list)
 
     def places(self) -> list[_Place]:
         """Place of every block that holds scores above the floor: its maximum, at its corner."""
         maxima = _block_maxima(self._scores).ravel().astype(np.float64)
         blocks = np.flatnonzero(maxima > self._floor)
-        corners = np.stack(np.unravel_index(blocks, self._grid)) * _SIDE
+        corners = np.stack(np.unravel_index(blocks, self._grid)) * np.array(_SIDES)[:, None]
         flat = np.ravel_multi_index(tuple(corners), self._scores.shape)
         return list(zip((-maxima[blocks]).tolist(), flat.tolist(), blocks.tolist(), strict=True))
 
@@ -184,19 +197,27 @@ class _Blocks:
         _, grid_rows, grid_columns = self._grid
         _, rows, columns = self._scores.shape
         layer, line = divmod(block, grid_rows * grid_columns)
-        z, y, x = layer * _SIDE, line // grid_columns * _SIDE, line % grid_columns * _SIDE
-        live = self._live.get(block)
-        if live is None:
-            values = self._scores[z : z + _SIDE, y : y + _SIDE, x : x + _SIDE]
-            live = self._live[block] = np.fmax(values, np.float32(-np.inf))
+        z, y, x = layer * _DEPTH, line // grid_columns * _HIGH, line % grid_columns * _WIDE
+        excluded = self._excluded.get(block)
         for centre in self._pending.pop(block, ()):
-            live[self._ball(live.shape, z - centre[0], y - centre[1], x - centre[2])] = -np.inf
+            if excluded is None:
+                excluded = self._excluded[block] = np.zeros((_DEPTH, _HIGH), dtype=_ROW)
+            excluded |= self._ball(z - centre[0], y - centre[1], x - centre[2])
+        values = self._scores[z : z + _DEPTH, y : y + _HIGH, x : x + _WIDE]
+        live = values.astype(self._dtype, order="C")  # in one piece, all that follows is fast
+        depth, high, wide = live.shape
+        if excluded is not None:
+            caps = self._caps.take(excluded.view(np.uint8), axis=0).reshape(_DEPTH, _HIGH, _WIDE)
+            np.minimum(live, caps[:depth, :high, :wide], out=live)
         first = int(live.argmax())
         score = float(live.item(first))
+        if score != score:  # not a number, which is the maximum wherever there is one
+            np.fmax(live, -np.inf, out=live)
+            first = int(live.argmax())
+            score = float(live.item(first))
         if not score > self._floor:
-            del self._live[block]
+            self._excluded.pop(block, None)
             return None
-        _, high, wide = live.shape
         z, y, x = z + first // (high * wide), y + first // wide % high, x + first % wide
         return (-score, (z * rows + y) * columns + x, block), (z, y, x)
 
@@ -204,14 +225,8 @@ class _Blocks:
         """Exclude the ball around a pick."""
         _, rows, columns = self._grid
         z, y, x = (
-            [
-                (index, max(index * _SIDE - at, at - (index + 1) * _SIDE + 1, 0) ** 2)
-                for index in range(
-                    max(0, at - self._reach) // _SIDE,
-                    min(size, (at + self._reach) // _SIDE + 1),
-                )
-            ]
-            for at, size in zip(centre, self._grid, strict=True)
+            _blocks_near(at, reach, side, size)
+            for at, reach, side, size in zip(centre, self._reach, _SIDES, self._grid, strict=True)
         )
         for i, dz in z:
             for j, dy in y:
@@ -220,57 +235,88 @@ class _Blocks:
                     if dx <= left:
                         self._pending[start + k].append(centre)
 
-    def _ball(self, shape: Shape, z: int, y: int, x: int) -> NDArray[np.bool_]:
-        """Voxels of a block in the ball whose centre is `z y x` before the block's corner."""
-        high, wide, long = shape
-        dz = self._squares[self._origin + z : self._origin + z + high]
-        dy = self._squares[self._origin + y : self._origin + y + wide]
-        dx = self._squares[self._origin + x : self._origin + x + long]
-        # In this order of the sum only the comparison has the size of the block.
-        near: NDArray[np.bool_] = dz[:, None, None] <= (self._limit - dy[:, None]) - dx
-        return near
+    def _ball(self, z: int, y: int, x: int) -> NDArray[np.uint32]:
+        """Rows of a block in the ball whose centre is `z y x` before the block's corner."""
+        z, y = z + self._reach[0] + _DEPTH, y + self._reach[1] + _HIGH
+        half_widths = self._half_widths[z : z + _DEPTH, y : y + _HIGH]
+        ball: NDArray[np.uint32] = self._rows[x + self._reach[2] + _WIDE].take(half_widths)
+        return ball
+
+
+@lru_cache(maxsize=4096)
+def _blocks_near(at: int, reach: int, side: int, count: int) -> list[tuple[int, int]]:
+    """Blocks along an axis within reach of a voxel, each with its squared distance."""
+    first, last = max(0, at - reach) // side, min(count - 1, (at + reach) // side)
+    return [
+        (index, max(index * side - at, at - (index + 1) * side + 1, 0) ** 2)
+        for index in range(first, last + 1)
+    ]
+
+
+def _ball_tables(reach: Sequence[int], limit: int) -> tuple[NDArray[np.intp], NDArray[np.uint32]]:
+    """What makes the rows of a ball: how wide each is, and the bits of a row of each width.
+
+    Returns
+    -------
+    tuple
+        Half the width of the ball's row at each distance ``z y`` from its centre, 0 where there is
+        none and 1 where it is the middle only; and, for each distance along x from the centre to a
+        block's corner, the bits of each such width. The first distance is that of a block that ends
+        `reach` before the centre.
+    """
+    z, y, x = (np.arange(-one - side, one + side) for one, side in zip(reach, _SIDES, strict=True))
+    left = limit - z[:, None] ** 2 - y**2
+    # In double precision the root of a square of this size is exact.
+    half = np.where(left < 0, 0, np.floor(np.sqrt(np.maximum(left, 0))) + 1)
+    half_widths = np.minimum(half, reach[2] + 1).astype(np.intp)
+    width = np.arange(reach[2] + 2, dtype=np.int64)
+    first = np.clip(1 - width - x[:, None], 0, _WIDE)
+    last = np.clip(width - x[:, None], first, _WIDE)
+    rows = (np.int64(1) << last) - (np.int64(1) << first)
+    return half_widths, rows.astype(_ROW)
+
+
+def _grid_of(shape: Sequence[int]) -> list[int]:
+    """Blocks along each axis of a volume."""
+    return [-(-size // side) for size, side in zip(shape, _SIDES, strict=True)]
 
 
 def _block_maxima(scores: Volume) -> Volume:
     """Maximum of every block, ``z y x`` blocks; NaN for a block that holds nothing else."""
     _, rows, columns = scores.shape
-    grid = [math.ceil(size / _SIDE) for size in scores.shape]
+    grid = _grid_of(scores.shape)
     dtype = np.result_type(scores.dtype, np.float32)
     maxima = np.empty(grid, dtype=dtype)
-    plane = np.full((grid[1] * _SIDE, grid[2] * _SIDE), np.nan, dtype=dtype)
-    for layer, start in enumerate(range(0, len(scores), _SIDE)):
-        np.fmax.reduce(scores[start : start + _SIDE], axis=0, out=plane[:rows, :columns])
-        lines = np.fmax.reduce(plane.reshape(grid[1], _SIDE, -1), axis=1)
-        np.fmax.reduce(lines.reshape(grid[1], grid[2], _SIDE), axis=2, out=maxima[layer])
+    plane = np.full((grid[1] * _HIGH, grid[2] * _WIDE), np.nan, dtype=dtype)
+    for layer, start in enumerate(range(0, len(scores), _DEPTH)):
+        np.fmax.reduce(scores[start : start + _DEPTH], axis=0, out=plane[:rows, :columns])
+        lines = np.fmax.reduce(plane.reshape(grid[1], _HIGH, -1), axis=1)
+        np.fmax.reduce(lines.reshape(grid[1], grid[2], _WIDE), axis=2, out=maxima[layer])
     return maxima
 
 
-def _ball(shape: Shape, centre: Sequence[float], radius: float) -> NDArray[np.bool_]:
-    """Voxels of a box within `radius` of a centre that may lie outside the box."""
-    z, y, x = ((np.arange(size) - at) ** 2 for size, at in zip(shape, centre, strict=True))
-    near: NDArray[np.bool_] = z[:, None, None] + y[:, None] + x <= radius**2
-    return near
-
-
-def _centroid(scores: Volume, centre: Floats, radius: float) -> Floats:
-    """Centroid of the scores, less their minimum, in the ball around a sub-voxel centre."""
-    # The mirror image of every voxel of the box must be in the volume too.
-    reach = np.minimum(radius, np.minimum(centre, np.array(scores.shape) - 1 - centre))
-    low = np.ceil(centre - reach).astype(int)
-    high = np.floor(centre + reach).astype(int) + 1
-    box = tuple(slice(start, stop) for start, stop in zip(low, high, strict=True))
-    values = scores[box].astype(np.float64)
-    ball = _ball(values.shape, centre - low, radius) & np.isfinite(values)
-    if not ball.any():
-        return centre
-    weights = np.where(ball, values - values.min(where=ball, initial=np.inf), 0.0)
-    total = weights.sum()
-    if not total > 0:
-        return centre
-    offset: Floats = np.array(
-        [
-            weights.sum(axis=others) @ np.arange(size) / total
-            for size, others in zip(values.shape, ((1, 2), (0, 2), (0, 1)), strict=True)
-        ]
-    )
-    return low + offset
+def _centroids(scores: Volume, centres: Floats, radius: float) -> Floats:
+    """Centroids (n, 3) of the scores, less their minimum, in balls around centres (n, 3)."""
+    last = np.array(scores.shape) - 1
+    # The mirror image of every voxel of a box must be in the volume too.
+    reach = np.minimum(radius, np.minimum(centres, last - centres))
+    low = np.ceil(centres - reach).astype(np.intp)
+    high = np.floor(centres + reach).astype(np.intp)
+    voxels, offsets, insides = [], [], []
+    for axis, longest in enumerate((high - low).max(axis=0) + 1):
+        shape = [len(centres), 1, 1, 1]
+        shape[axis + 1] = longest
+        at = low[:, axis, None] + np.arange(longest)
+        voxels.append(np.minimum(at, last[axis]).reshape(shape))
+        offsets.append((at - centres[:, axis, None]).reshape(shape))
+        insides.append((at <= high[:, axis, None]).reshape(shape))
+    z, y, x = offsets
+    values = scores[tuple(voxels)].astype(np.float64)  # (n, z, y, x)
+    ball = (z**2 + y**2 + x**2 <= radius**2) & insides[0] & insides[1] & insides[2]
+    ball &= np.isfinite(values)
+    least = values.min(axis=(1, 2, 3), where=ball, initial=np.inf)
+    weights = np.where(ball, values, 0) - np.where(ball, least[:, None, None, None], 0)
+    total = weights.sum(axis=(1, 2, 3))
+    moves = np.stack([(weights * offset).sum(axis=(1, 2, 3)) for offset in offsets], axis=1)
+    moved: Floats = centres + moves / np.where(total > 0, total, np.inf)[:, None]
+    return moved
