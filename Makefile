@@ -18,7 +18,7 @@ demo: $(INSTALLED)
 test: $(DEVELOPED)
 	$(BIN)/python -m pytest --cov --cov-fail-under=90
 
-# Minutes: sixty tomograms, and processes that are killed while they pick them.
+# Minutes: two hundred tomograms, processes that are killed while they pick them, and a full disk.
 test-faults: $(DEVELOPED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/killed.py
 
