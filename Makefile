@@ -10,7 +10,7 @@ default-100:pretraining,default-100:mean-of-weights,default-100:distillation,def
 default-100:augmentation,default-100:average,default-100:pu
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-faults check docs bench bench-paper bench-accuracy bench-speed clean
+.PHONY: demo test test-faults test-slurm check docs bench bench-paper bench-accuracy bench-speed clean
 
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
@@ -18,9 +18,14 @@ demo: $(INSTALLED)
 test: $(DEVELOPED)
 	$(BIN)/python -m pytest --cov --cov-fail-under=90
 
-# Minutes: sixty tomograms, and processes that are killed while they pick them.
+# Minutes: two hundred tomograms, processes that are killed while they pick them, and a full disk.
 test-faults: $(DEVELOPED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest tests/faults/killed.py
+
+# Minutes: a SLURM of two nodes on this machine, its jobs preempted, requeued and out of time. It is
+# skipped where there is no slurm-wlm, munge and root.
+test-slurm: $(DEVELOPED)
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -rs tests/slurm/jobs.py
 
 check: $(DEVELOPED)
 	$(BIN)/ruff check .

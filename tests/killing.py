@@ -6,7 +6,8 @@ import os
 import re
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,7 +21,7 @@ _CONTEXT.set_forkserver_preload(
     ["tomopicker.inference", "tomopicker.report", "tomopicker.io.particles", "tomopicker.cli.run"]
 )
 
-BROKEN = ("truncated", "text", "nan", "empty", "missing")
+BROKEN = ("truncated", "text", "nan", "empty", "missing", "huge", "scaleless")
 
 
 def make_tomograms(folder: Path, source: Path, count: int, *, broken: int = 0) -> Path:
@@ -37,10 +38,16 @@ def make_tomograms(folder: Path, source: Path, count: int, *, broken: int = 0) -
         one = np.roll(volume, (number, 3 * number, 5 * number), axis=(0, 1, 2))
         if kind == "nan":
             one = np.full_like(one, np.nan, dtype=np.float32)
-        if kind in ("", "nan", "truncated"):
+        if kind in ("", "nan", "truncated", "huge", "scaleless"):
             write_volume(file, one, voxel_size=tomogram.voxel_size)
         if kind == "truncated":
             file.write_bytes(file.read_bytes()[: file.stat().st_size // 2])
+        elif kind in ("huge", "scaleless"):
+            # Of the header: columns, rows and sections; the cell's three lengths, in ångström.
+            at, numbers = (0, b"\xff\xff\xff\x7f") if kind == "huge" else (40, bytes(4))
+            with file.open("r+b") as opened:
+                opened.seek(at)
+                opened.write(3 * numbers)
         elif kind == "text":
             file.write_text("This is a note and no tomogram.\n" * 100)
         elif kind == "empty":
@@ -58,6 +65,8 @@ class Killed:
     """While tomograms were left, after picking had begun."""
     while_writing: int = 0
     """Of these, after how many some tomogram's files were found half done."""
+    filled: int = 0
+    """Processes that a full disk ended."""
     codes: tuple[int | None, ...] = ()
     """Exit codes of the last processes, which were left alone."""
 
@@ -70,6 +79,8 @@ def pick_and_kill(
     good: int,
     rng: np.random.Generator,
     longest: float,
+    fills: int = 0,
+    full: Callable[[], AbstractContextManager[object]] = nullcontext,
 ) -> Killed:
     """Run commands side by side, kill each at random, again and again, at last leave them alone.
 
@@ -79,15 +90,26 @@ def pick_and_kill(
         Tomograms that can be picked: when all have their record no kill counts any more.
     longest
         Seconds from the first tomogram's scores to a kill, at most.
+    fills
+        How often the disk is filled in between, until it has ended all the commands.
+    full
+        In which context it is full.
     """
-    killed = Killed()
+    killed, times = Killed(), 0
     while killed.kills < kills and len(list(out.glob("TS_*.json"))) < good:
         running = [_start(command) for command in commands]
+        if times < fills and killed.kills >= (times + 1) * kills / (fills + 1):
+            times += 1
+            _await_picking(running)
+            with full():
+                for process, _ in running:
+                    process.join()
+                    killed.filled += process.exitcode == 2
+                    process.close()
+            continue
         for which in rng.permutation(len(running)):
-            process, begun = running[which]
-            # Not while it gets ready, which takes longer than picking one of these.
-            while process.is_alive() and not begun.wait(0.02):
-                pass
+            process, _ = running[which]
+            _await_picking([running[which]])
             time.sleep(rng.uniform(0, longest))
             if process.is_alive():
                 process.kill()
@@ -102,9 +124,17 @@ def pick_and_kill(
     return killed
 
 
-def _start(
-    command: Sequence[object],
-) -> "tuple[multiprocessing.process.BaseProcess, multiprocessing.synchronize.Event]":
+_Running = tuple["multiprocessing.process.BaseProcess", "multiprocessing.synchronize.Event"]
+
+
+def _await_picking(running: Sequence[_Running]) -> None:
+    """Wait until processes are ready, which takes longer than picking one of these tomograms."""
+    for process, begun in running:
+        while process.is_alive() and not begun.wait(0.02):
+            pass
+
+
+def _start(command: Sequence[object]) -> _Running:
     begun = _CONTEXT.Event()
     process = _CONTEXT.Process(target=_run, args=([str(word) for word in command], begun))
     process.start()

@@ -348,7 +348,15 @@ def test_a_disk_that_fills_up_leaves_nothing_half_and_the_command_goes_on(
     assert {row["status"] for row in summary(out).values()} == {"done"}
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [
+        (signal.SIGTERM, 143),
+        (signal.SIGUSR1, 143),
+        (signal.SIGUSR2, 143),
+        (signal.SIGINT, 130),
+    ],
+)
 def test_a_signal_ends_picking_and_the_same_command_goes_on(
     pick: Command,
     good: Path,

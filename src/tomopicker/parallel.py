@@ -18,6 +18,7 @@ import torch.distributed as dist
 from torch import Tensor, nn
 
 from tomopicker.errors import InputError
+from tomopicker.signals import STOPPING, handling
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -159,7 +160,7 @@ def failing_together() -> Iterator[None]:
 
 @contextmanager
 def stopping_together() -> Iterator[Callable[[], None]]:
-    """Let every process stop after the same step once one was asked to, with Ctrl-C or SIGTERM.
+    """Let every process stop after the same step once one was asked to, by Ctrl-C or a scheduler.
 
     One that stopped at once would leave the others waiting for its part.
 
@@ -179,13 +180,8 @@ def stopping_together() -> Iterator[Callable[[], None]]:
         if anybody:
             raise KeyboardInterrupt
 
-    signals = (signal.SIGINT, signal.SIGTERM)
-    before = [signal.signal(each, lambda *_: asked.fill_(1)) for each in signals]
-    try:
+    with handling(lambda *_: asked.fill_(1), signal.SIGINT, *STOPPING):
         yield stop_if_asked
-    finally:
-        for each, handler in zip(signals, before, strict=True):
-            signal.signal(each, handler)
 
 
 def _joined() -> bool:

@@ -62,7 +62,8 @@ _PROCESS = int(os.environ["RANK"]) if "TORCHELASTIC_RUN_ID" in os.environ else 0
 def main() -> None:
     """Run the command line.
 
-    Exit codes: 0 done, 1 our fault, 2 the user's input, 130 Ctrl-C, 143 SIGTERM while picking.
+    Exit codes: 0 done, 1 our fault, 2 the user's input, 130 Ctrl-C, 143 a scheduler's signal
+    while picking.
     """
     sys.excepthook = _ask_to_report
     try:

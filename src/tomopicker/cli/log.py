@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import signal
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from tomopicker.errors import OutputError
+from tomopicker.signals import handling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from tomopicker.io.summary import Summary
 
 TERMINATED = 143
-"""Exit code after SIGTERM, as shells expect: 128 and the number of the signal."""
+"""Exit code after SIGTERM, as shells expect: 128 and the number of the signal. SIGUSR1 and
+SIGUSR2, which tell that SIGTERM is near, end with it, too."""
 
 
 @dataclass(kw_only=True)
@@ -95,16 +96,13 @@ def ending(log: Log) -> Iterator[None]:
 
 @contextmanager
 def terminable() -> Iterator[None]:
-    """Have SIGTERM end the process as Ctrl-C does, with an exit code of its own."""
+    """Have a scheduler's signals end the process as Ctrl-C does, with an exit code of their own."""
 
     def stop(number: int, frame: object) -> None:
         raise SystemExit(TERMINATED)
 
-    before = signal.signal(signal.SIGTERM, stop)
-    try:
+    with handling(stop):
         yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
 
 
 @contextmanager

@@ -72,6 +72,16 @@ def pick(
         str | None,
         typer.Option(help="Only this part of the tomograms, as 3/8.", show_default=False),
     ] = None,
+    slurm: Annotated[
+        Path | None,
+        typer.Option(
+            help="Have SLURM pick, in jobs as this file asks for; see docs/cluster.md.",
+            show_default=False,
+        ),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="With --slurm: submit, and do not watch.")
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for each tomogram.")
     ] = False,
@@ -102,6 +112,7 @@ def pick(
     )
     from tomopicker.cli.plan import Job, check_names, check_place, part_of, undone
     from tomopicker.cli.run import check_folder, console, masks_of, named_tomograms
+    from tomopicker.cli.slurm import pick_with_jobs, read_cluster
     from tomopicker.cli.units import parse_memory
     from tomopicker.io.particles import FORMATS, check_format, write_import_list
     from tomopicker.io.record import Origin, RecordedCut, RecordedFile
@@ -114,14 +125,19 @@ def pick(
     for name in wanted:
         # What it needs is asked for when the tomograms are known: a project may tell it.
         check_format(name, pixel_size=1.0 if pixel_size is None else pixel_size)
-    if report and shard is not None:
+    if report and (shard is not None or slurm is not None):
         raise InputError(
-            "--report: the page would be of one part of the tomograms only; leave it out, and "
-            "give `tomopicker report` when all parts are done"
+            "--report: the page is of all tomograms, and not for a part or a login node; leave it "
+            "out, and give `tomopicker report` when all are done"
         )
+    if shard is not None and slurm is not None:
+        raise InputError("--shard: --slurm parts the tomograms by itself; leave one of them out")
+    profile = read_cluster(slurm, detach=detach)
     check_folder(out)
     with quieted(quiet), terminable():
-        model = read_model(run, cut, device=device, memory=gigabytes)
+        # Where jobs pick, this machine need not have what they pick on.
+        here = device if profile is None else "cpu"
+        model = read_model(run, cut, device=here, memory=gigabytes)
         sources = named_tomograms(tomograms)
         names = [source.name for source in sources]
         check_names(names)
@@ -169,7 +185,12 @@ def pick(
         if left:
             tell_of_a_stopped_run(model)
         with ending(log):
-            pick_all(left, model, opening, log, alone=len(jobs) == 1)
+            if profile is None:
+                pick_all(left, model, opening, log, alone=len(jobs) == 1)
+            elif left:
+                pick_with_jobs(left, jobs, profile, log, detach=detach)
+            if detach:
+                return
             if (out / "relion5").is_dir():
                 write_import_list(out / "relion5")
         if report and log.done:

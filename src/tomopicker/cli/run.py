@@ -11,9 +11,9 @@ import signal
 import sys
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING, Any, Self, TextIO
+from typing import TYPE_CHECKING, Self, TextIO
 
 from rich.console import Console
 from rich.progress import (
@@ -28,6 +28,7 @@ from rich.progress import (
 
 from tomopicker.errors import InputError
 from tomopicker.io.whole import whole_file
+from tomopicker.signals import handling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -96,20 +97,23 @@ def progress_bar(title: str) -> Iterator[Bar]:
 
 @dataclass(kw_only=True)
 class Run:
-    """The folder of a training run. A context: inside it SIGTERM stops like Ctrl-C."""
+    """The folder of a training run. A context: inside it a scheduler's signals stop like Ctrl-C."""
 
     folder: Path
     log: TextIO = field(init=False)
-    _on_sigterm: Any = field(init=False, default=signal.SIG_DFL)
+    _open: ExitStack = field(init=False, default_factory=ExitStack)
 
     @staticmethod
     def check_out(folder: Path, *, resume: bool) -> None:
         """Refuse a folder that holds something, or one that a resumed run cannot be in."""
+        from tomopicker.cluster import FOLDER
+
         check_folder(folder)
         if resume:
             if not (folder / "config.json").is_file():
                 raise InputError(f"{folder}: holds no run to resume; leave out --resume")
-        elif folder.is_dir() and any(folder.iterdir()):
+        # Before a job that trains in it there are its logs.
+        elif folder.is_dir() and any(path.name != FOLDER for path in folder.iterdir()):
             raise InputError(
                 f"{folder}: is not empty; give another --out, or continue the run with --resume"
             )
@@ -139,7 +143,7 @@ class Run:
 
     def __enter__(self) -> Self:
         self.log = (self.folder / "log.txt").open("a", encoding="utf-8")
-        self._on_sigterm = signal.signal(signal.SIGTERM, signal.default_int_handler)
+        self._open.enter_context(handling(signal.default_int_handler))
         self._write_log(f"$ {shlex.join(sys.argv)}")
         return self
 
@@ -149,7 +153,7 @@ class Run:
         error: BaseException | None,
         trace: TracebackType | None,
     ) -> None:
-        signal.signal(signal.SIGTERM, self._on_sigterm)
+        self._open.close()
         # Where the disk is full the log cannot be written either: the first error is the one to
         # show.
         with suppress(OSError):

@@ -112,6 +112,16 @@ def train(
     skip_unmatched: Annotated[
         bool, typer.Option("--skip-unmatched", help="Leave out picks of other tomograms.")
     ] = False,
+    slurm: Annotated[
+        Path | None,
+        typer.Option(
+            help="Have a job of SLURM train, as this file asks for; see docs/cluster.md.",
+            show_default=False,
+        ),
+    ] = None,
+    detach: Annotated[
+        bool, typer.Option("--detach", help="With --slurm: submit, and do not watch.")
+    ] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
 ) -> None:
     """Learn to find a particle from a few clicked ones."""
@@ -126,6 +136,7 @@ def train(
         read_negatives,
         rescaling,
     )
+    from tomopicker.cli.slurm import is_at_work, read_cluster, train_with_a_job
     from tomopicker.config import preset as make_config
     from tomopicker.io.places import picks_of_project, tomograms_and_picks
     from tomopicker.task import prepare
@@ -134,11 +145,16 @@ def train(
     is_first = parallel.number() == 0
     console.quiet = not is_first
     with parallel.failing_together():
-        if is_first:
+        profile = read_cluster(slurm, detach=detach)
+        if profile is not None and parallel.processes() > 1:
+            raise InputError("--slurm: submits one job; give it without torchrun")
+        if is_first and not (profile is not None and is_at_work(out)):
             Run.check_out(out, resume=resume)
         if (val_tomogram is None) != (val_picks is None):
             raise InputError("--val-tomogram and --val-picks belong together: give both or neither")
-        device = parallel.own_device(choose_device(device))
+        # Where a job trains, this machine need not have what it trains on.
+        if profile is None:
+            device = parallel.own_device(choose_device(device))
     with parallel.failing_together():
         tomograms, lists = tomograms_and_picks(tomograms, picks)
         lists = lists or picks_of_project(tomograms)
@@ -172,6 +188,9 @@ def train(
             expected=expected,
             overrides=overrides,
         )
+        if profile is not None:
+            train_with_a_job(profile, out, detach=detach)
+            return
         if parallel.processes() > config.training.batch:
             raise InputError(
                 f"{parallel.processes()} processes cannot share batches of {config.training.batch} "
