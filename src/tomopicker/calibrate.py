@@ -228,6 +228,26 @@ def count_at_most(scores: Floats, labelled: LabelledScores) -> float:
     return float(peaks[best] / recall[best])
 
 
+def count_in_all(tomograms: Sequence[tuple[Floats, LabelledScores]]) -> float:
+    """Bound the number of particles in several tomograms from above, by `count_at_most`.
+
+    Their peaks count together, in units of each one's own, as few or none of the labelled
+    particles may be in some of them.
+
+    Parameters
+    ----------
+    tomograms
+        For each the scores of its peaks, in descending order, and those of its labelled particles.
+    """
+    some = [(scores, labelled) for scores, labelled in tomograms if len(scores)]
+    if not some:
+        return 0.0
+    peaks = np.concatenate([_standard(scores, scores) for scores, _ in some])
+    found = np.concatenate([_standard(labelled.scores, scores) for scores, labelled in some])
+    together = LabelledScores(scores=found, total=sum(labelled.total for _, labelled in some))
+    return count_at_most(np.sort(peaks)[::-1], together)
+
+
 def learn_calibration(
     tomograms: Sequence[tuple[Floats, LabelledScores]], *, known: int, held_out: bool
 ) -> Calibration:
@@ -243,9 +263,8 @@ def learn_calibration(
     held_out
         Whether training had not seen the labelled particles.
     """
-    standard, found, bound = [], [], 0.0
+    standard, found = [], []
     for scores, labelled in tomograms:
-        bound += count_at_most(scores, labelled)
         if len(scores):
             standard.append(_standard(scores, scores))
             found.append(_standard(labelled.scores, scores))
@@ -256,7 +275,8 @@ def learn_calibration(
     start = math.log(max(counts[0], 1) / width)
     mean, deviation = _location(scores)
     least = math.log(max(known, 1))
-    likely = max(math.log(max(bound, 1.0)) - _BOUND_IS_HIGH, least)
+    bound = max(count_in_all(tomograms), 1.0)
+    likely = max(math.log(bound) - _BOUND_IS_HIGH, least)
 
     def cost(values: Floats) -> float:
         others = _others(centres, *values[:3])
