@@ -805,6 +805,40 @@ def test_a_training_is_cancelled_and_what_it_learned_from_stays(
     assert len(read_particles(folder / "rejected.csv", voxel_size=13.5)) == 1
 
 
+def test_the_review_goes_through_all_tomograms_of_a_round_or_keeps_to_one(
+    page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+):
+    workbench.session.set_diameter(120)
+    names = ("sim_0001", "sim_0002")
+    found = {
+        name: [
+            Candidate(tomogram=name, voxel=(9.0, 9.0, 20.0 * n), score=p, probability=p, model="m")
+            for n, p in enumerate(chances)
+        ]
+        for name, chances in zip(names, ((0.99, 0.6), (0.5, 0.9)), strict=True)
+    }
+    monkeypatch.setattr(workbench.rounds, "candidates", lambda _, name: found[name])
+    across = page.get("api/tomograms/0/review?round=1").json()
+    assert [one["probability"] for one in across["queue"]] == [0.5, 0.6, 0.9, 0.99]
+    assert across["tomograms"] == [1, 0, 1, 0]
+    # The circles are those of the tomogram that is shown.
+    assert [one["probability"] for one in across["picks"]] == [0.99, 0.6]
+    here = page.get("api/tomograms/0/review?round=1&only_here=true").json()
+    assert here["tomograms"] == [0, 0]
+    act(
+        page,
+        do="judge",
+        tomogram="sim_0002",
+        answer="reject",
+        order="random",
+        shown=across["queue"][:1],
+    )
+    after = page.get("api/tomograms/0/review?round=1&order=random").json()
+    assert (after["left"], after["counts"]["reject"], after["sample"]["count"]) == (3, 1, 1)
+    here = page.get("api/tomograms/0/review?round=1&only_here=true").json()
+    assert (here["left"], here["counts"]["reject"]) == (2, 0)
+
+
 def test_rejected_candidates_are_handed_to_training(
     page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ):

@@ -139,7 +139,11 @@ def train(
         device = parallel.own_device(choose_device(device))
     with parallel.failing_together():
         labelled = read_labelled(
-            tomograms, picks, voxel_size=voxel_size, skip_unmatched=skip_unmatched
+            tomograms,
+            picks,
+            voxel_size=voxel_size,
+            skip_unmatched=skip_unmatched,
+            negatives=negatives,
         )
         rejected = read_negatives(negatives, labelled)
         validation = None
