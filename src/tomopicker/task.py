@@ -353,6 +353,7 @@ def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int, mos
             peaks.voxels.astype(np.float64),
             peaks.scores,
             part.centres,
+            rejected=part.rejected,
             tolerance=MATCH_RADII * radius,
         )
         found.append((peaks.scores, matched))
