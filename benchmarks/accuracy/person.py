@@ -65,6 +65,10 @@ VARIANTS: dict[str, dict[str, object]] = {
 """How a row may differ: in the order of the queue, or in what training makes of the verdicts."""
 
 
+_SCORED: dict[str, object] = {}
+"""The tomograms that the last model has scored: it is asked for them again when it is judged."""
+
+
 @dataclass
 class Person:
     """What one person knows and has said."""
@@ -257,7 +261,13 @@ def _found(part: str, kept, tomogram):
     from tomopicker.inference import Cut, features_of, network_of, pick, score
     from tomopicker.verdicts import Candidate
 
-    scores = score(features_of(kept, tomogram), network_of(kept), kept.description.config)
+    if _SCORED.get("by") is not kept:
+        _SCORED.clear()
+        _SCORED["by"] = kept
+    if part not in _SCORED:
+        features = features_of(kept, tomogram)
+        _SCORED[part] = score(features, network_of(kept), kept.description.config)
+    scores = _SCORED[part]
     picked = pick(scores, tomogram, kept, Cut())
     table = picked.candidates
     candidates = [
