@@ -4,7 +4,8 @@ The person clicks true centres, off by 2 voxels (root mean square distance, each
 normal deviate), and says of candidates whether they are particles, wrongly in 2 of 100 cases.
 Make the tomograms first; a rerun goes on where the last one stopped.
 
-    python benchmarks/accuracy/person.py --rows clicks-100,review-80x2 [--scene own]
+    python benchmarks/accuracy/person.py [--rows clicks-100,review-80x2] [--scene own]
+    python benchmarks/accuracy/person.py --table
 
 `clicks-N`: N clicks at random in the training tomogram. `spread-N`: 20 there, and the others at
 random in the tomograms of the scene that a person looks at. `review-VxR`: 20 clicks, and V
@@ -29,6 +30,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -41,6 +43,9 @@ CLICK_ERROR = 2.0
 WRONG = 0.02
 """Share of the verdicts."""
 FIRST_CLICKS = 20
+
+ROWS = ("clicks-20", "clicks-100", "spread-100", "review-80x1", "review-80x2", "retrained-80x2")
+"""Of the table in docs/accuracy.md, in its order."""
 
 SCENES = {
     "own": (("test1", "test2", "test3", "test4"), ()),
@@ -122,12 +127,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--tomograms", type=Path, default=Path("build/accuracy"))
     parser.add_argument("--out", type=Path, default=Path("benchmarks/results/person"))
-    parser.add_argument("--rows", required=True)
+    parser.add_argument("--rows", default=",".join(ROWS))
     parser.add_argument("--scene", choices=SCENES, default="own")
     parser.add_argument("--seeds", default="0,1,2")
     parser.add_argument("--jobs", type=int, default=2, help="processes, of one thread each")
+    parser.add_argument("--table", action="store_true", help="print what was measured, only")
     parser.add_argument("--one", metavar="SEED", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.table:
+        _print_table(options.out / options.scene)
+        return
     if options.one:
         run(int(options.one), options)
         return
@@ -327,6 +336,34 @@ def _judge(person: Person, kept, parts, reviewed, unseen) -> dict[str, object]:
         "rejected": answers.count("reject"),
         "clicks": {part: len(places) for part, places in person.particles.items()},
     }
+
+
+def _print_table(folder: Path) -> None:
+    """Mean over the tomograms, and its standard deviation over the seeds, of each row."""
+    files = sorted(folder.glob("*.json"))
+    rows: dict[str, list[dict]] = {}
+    for measured in (json.loads(file.read_text()) for file in files):
+        rows.setdefault(measured["row"], []).append(measured)
+    print(
+        "| row | seeds | accepted, rejected | list: true count | own cut | model: true count | own cut |"
+    )
+    print("|---|---|---|---|---|---|---|")
+    for row in sorted(rows, key=lambda row: (*ROWS, row).index(row)):
+        cells = []
+        for kind, at in product(("final", "model"), ("true_count", "own_cut")):
+            means = [
+                float(
+                    np.mean(
+                        [part[kind][at]["f1"] for part in one["parts"].values() if kind in part]
+                    )
+                )
+                for one in rows[row]
+            ]
+            spread = f" ± {np.std(means):.2f}" if len(means) > 1 else ""
+            cells.append(f"{np.mean(means):.3f}{spread}")
+        said = [np.mean([one[key] for one in rows[row]]) for key in ("accepted", "rejected")]
+        verdicts = f"{said[0]:.0f}, {said[1]:.0f}" if sum(said) else "–"
+        print(f"| {row} | {len(rows[row])} | {verdicts} | {' | '.join(cells)} |")
 
 
 def _short(measured) -> str:
