@@ -10,7 +10,7 @@ default-100:pretraining,default-100:mean-of-weights,default-100:distillation,def
 default-100:augmentation,default-100:average,default-100:pu
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-faults test-slurm check docs bench bench-paper bench-accuracy bench-speed clean
+.PHONY: demo test test-faults test-slurm check docs bench bench-paper bench-accuracy bench-person bench-speed bench-workbench clean
 
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
@@ -45,6 +45,16 @@ bench-accuracy: $(INSTALLED)
 	$(BIN)/python benchmarks/accuracy/tomograms.py $(if $(DATA),--data $(DATA))
 	$(BIN)/python benchmarks/accuracy/methods.py $(if $(DATA),--data $(DATA)) --methods $(ACCURACY)
 	$(BIN)/python benchmarks/accuracy/table.py
+
+# A simulated person clicks and reviews; half an hour of two cores. DATA as above.
+bench-person: $(INSTALLED)
+	$(BIN)/python benchmarks/accuracy/tomograms.py $(if $(DATA),--data $(DATA)) --only defocus-ribosome
+	$(BIN)/python benchmarks/accuracy/person.py
+	$(BIN)/python benchmarks/accuracy/person.py --table
+
+# Slices of a volume of 2 GB, which is written and removed.
+bench-workbench: $(DEVELOPED)
+	$(BIN)/python benchmarks/workbench.py
 
 # With monai installed in $(VENV) it is one of the rivals. QUICK=1 is a short run on smaller volumes.
 bench-speed: $(INSTALLED)

@@ -46,11 +46,15 @@ def planted(tmp_path: Path):
 @pytest.fixture
 def address(planted, tmp_path: Path, environment: dict[str, str]):
     """Address of a workbench with the planted tomogram, in a process of its own."""
+    with serving(environment, tmp_path / "session", "--tomograms", planted[0]) as found:
+        yield found
+
+
+@contextlib.contextmanager
+def serving(environment: dict[str, str], *arguments: object):
+    """Serve a workbench until it is done with, at the address that this gives."""
     with subprocess.Popen(
-        [
-            *(sys.executable, "-m", "tomopicker", "serve", tmp_path / "session"),
-            *("--tomograms", planted[0], "--port", "0"),
-        ],
+        [sys.executable, "-m", "tomopicker", "serve", *map(str, arguments), "--port", "0"],
         env=environment | {"PYTHONUNBUFFERED": "1"},
         stdout=subprocess.PIPE,
         text=True,
@@ -65,7 +69,14 @@ def address(planted, tmp_path: Path, environment: dict[str, str]):
 
 
 @pytest.fixture
-def page(address: str, tmp_path: Path):
+def page(address: str):
+    with browsing(address) as made:
+        yield made
+
+
+@contextlib.contextmanager
+def browsing(address: str):
+    """Open a page in a browser; it must have no fault until it is closed."""
     with sync_api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(
             executable_path=CHROMIUM,
@@ -202,8 +213,7 @@ def test_particles_are_moved_and_deleted_by_mouse_and_key_in_any_view(
     # In the xz view its depth is changed.
     page.mouse.click(*place_of(page, (20, 50, 60)))
     drag((20, 50, 60), (8, 50, 66), axis="y")
-    expect(page.locator("#slice-value")).to_contain_text("z =")
-    page.wait_for_timeout(300)
+    expect(saved).to_have_text("All saved")
     assert np.abs(table(clicks) - [8, 50, 66]).max() < 0.5
     # Keys: move by a voxel, put another one at the cross, delete it, take all of it back.
     page.locator("[data-axis=z] canvas").focus()
@@ -227,3 +237,39 @@ def test_what_goes_wrong_is_shown(page):
     expect(page.locator("#problem")).to_contain_text("above 0")
     page.click("#problem-close")
     expect(page.locator("#problem")).to_be_hidden()
+
+
+def test_the_review_goes_to_whichever_tomogram_teaches_most(
+    tomopicker, simulated: Path, trained: Path, tmp_path: Path, environment: dict[str, str]
+):
+    session = tmp_path / "session"
+    given = [session, "--tomograms", simulated, "--run", trained]
+    with serving(environment, *given) as address, browsing(address) as page:
+        expect(page.locator("#saved")).to_have_text("All saved")
+        page.fill("#diameter", "120")
+        page.press("#diameter", "Enter")
+        expect(page.locator("#diameter-hint")).to_contain_text("voxels of 13.5 Å")
+        page.click("#tab-training")
+        page.select_option("#pick-end", "count")
+        page.fill("#pick-count", "12")
+        page.click("#pick-all")
+        expect(page.locator("#job-message")).to_contain_text("Picking is done")
+        page.click("#tab-review")
+        for number in range(1, 13):
+            expect(page.locator("#accept")).to_be_enabled()
+            page.keyboard.press("r")
+            expect(page.locator("#review-counts")).to_contain_text(f"{number} rejected")
+        seen = [one.candidate.tomogram for one in read_verdicts(session)]
+        assert set(seen) == {"sim_0001", "sim_0002"}
+        # What is taken back is shown where it is.
+        page.keyboard.press("u")
+        expect(page.locator("#review-counts")).to_contain_text("11 rejected")
+        expect(page.locator("#tomogram")).to_have_value(
+            str(["sim_0001", "sim_0002"].index(seen[-1]))
+        )
+        page.select_option("#tomogram", "1")
+        page.check("#only-here")
+        for number in range(seen[:-1].count("sim_0002") + 1, 12):
+            expect(page.locator("#accept")).to_be_enabled()
+            page.keyboard.press("a" if number % 2 else "r")
+            expect(page.locator("#tomogram")).to_have_value("1")

@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from tomopicker.calibrate import (
     LabelledScores,
     count_at_most,
+    count_in_all,
     judge,
     learn_calibration,
     match_labelled,
@@ -141,6 +142,25 @@ def test_the_bound_of_a_perfect_list_is_its_length():
     assert count_at_most(scores, LabelledScores(scores=np.empty(0), total=3)) == 100
 
 
+def test_peaks_that_were_rejected_lower_the_bound_by_their_number():
+    """Of 100 peaks 40 are known to be false: at the last n = 60, and R = (10 - 1/2) / 10."""
+    scores = np.arange(100.0, 0, -1)
+    wrong = np.concatenate([scores[0::10], scores[1::10], scores[2::10], scores[3::10]])
+    labelled = LabelledScores(scores=scores[9::10], total=10, rejected=wrong)
+    assert count_at_most(scores, labelled) == pytest.approx(60 / 0.95)
+
+
+def test_peaks_of_several_tomograms_count_together():
+    """The second tomogram has no labelled particle, and is like the first one."""
+    scores = np.arange(100.0, 0, -1)
+    first = LabelledScores(scores=scores[9::10], total=10)
+    none = LabelledScores(scores=np.empty(0), total=0)
+    # Twice as bright, too: its peaks count in its own units.
+    together = count_in_all([(scores, first), (2 * scores + 5, none)])
+    assert together == pytest.approx(200 / 0.95)
+    assert count_in_all([(scores, first)]) == pytest.approx(100 / 0.95)
+
+
 def test_labelled_particles_that_were_missed_raise_the_bound():
     scores = np.arange(50.0, 0, -1)
     all_found = count_at_most(scores, LabelledScores(scores=scores[::5], total=10))
@@ -165,3 +185,15 @@ def test_the_best_peak_near_a_label_is_that_particle():
     assert found.total == 2
     none = match_labelled(np.empty((0, 3)), np.empty(0), np.zeros((3, 3)), tolerance=2)
     assert (len(none.scores), none.total) == (0, 3)
+
+
+def test_the_nearest_peak_to_a_rejected_place_is_no_particle_unless_a_label_is_there():
+    peaks = np.array([[0.0, 0, 0], [0, 0, 3], [0, 0, 20]])
+    found = match_labelled(
+        peaks,
+        np.array([1.0, 2.0, 3.0]),
+        np.array([[0.0, 0, 19.5]]),
+        rejected=np.array([[0.0, 0, 2], [0, 0, 21], [0, 0, 60]]),
+        tolerance=2,
+    )
+    assert (found.scores.tolist(), found.rejected.tolist()) == ([3.0], [2.0])

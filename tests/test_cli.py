@@ -64,6 +64,26 @@ def test_help_of_every_command_tells_of_it(tomopicker: Command) -> None:
         assert of_command.stderr == ""
 
 
+def test_training_takes_a_tomogram_that_holds_nothing_but_rejected_places(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    rows = (simulated / "sim_0001.csv").read_text().splitlines()
+    picks, wrong = tmp_path / "picks.csv", tmp_path / "wrong.csv"
+    picks.write_text("\n".join(["tomogram," + rows[0], *("sim_0001," + row for row in rows[1:])]))
+    wrong.write_text("tomogram,x,y,z\nsim_0002,20,30,16\nsim_0002,40,30,16\n")
+    both = [simulated / f"sim_000{number}.mrc" for number in (1, 2)]
+    given = ["--picks", picks, "--radius", "60A", *SHORT]
+    done = tomopicker("train", *both, *given, "--negatives", wrong, "--out", tmp_path / "run")
+    assert done.code == 0, done.stderr
+    assert "2 rejected places" in done.stderr
+    described = read_checkpoint(tmp_path / "run").description
+    assert described.training_tomograms == ("sim_0001", "sim_0002")
+    wrong.write_text("tomogram,x,y,z\nsim_0001,20,30,16\n")
+    done = tomopicker("train", *both, *given, "--negatives", wrong, "--out", tmp_path / "other")
+    assert done.code == 2
+    assert "sim_0002: has neither picks" in done.stderr
+
+
 def test_the_package_runs_as_a_module(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tomopicker", "--help"],

@@ -22,7 +22,7 @@ from starlette.testclient import TestClient
 from conftest import Command
 from tomopicker.errors import InputError
 from tomopicker.io.particles import read_particles
-from tomopicker.io.tomograms import read_tomogram, write_volume
+from tomopicker.io.tomograms import find_tomograms, read_tomogram, write_volume
 from tomopicker.serve import rounds, slices
 from tomopicker.serve.app import STATIC, make_app
 from tomopicker.serve.exports import final_list, writable_formats
@@ -505,14 +505,31 @@ def test_a_session_opens_what_a_project_lists_and_finds_it_again(tmp_path: Path)
         session.close()
 
 
-def test_half_maps_are_refused_by_the_workbench(tmp_path: Path):
+def test_half_maps_are_shown_and_handed_on_as_their_mean(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    halves = rng.normal(size=(2, 12, 16, 20)).astype(np.float32)
+    for name, half in zip(("one half", "other"), halves, strict=True):
+        write_volume(tmp_path / f"{name}.mrc", half, voxel_size=10.0)
     listed = tmp_path / "tomograms.star"
     listed.write_text(
         "data_global\nloop_\n_rlnTomoName\n_rlnTomoReconstructedTomogramHalf1\n"
-        "_rlnTomoReconstructedTomogramHalf2\nTS_01 a.mrc b.mrc\n"
+        "_rlnTomoReconstructedTomogramHalf2\nTS_01 'one half.mrc' other.mrc\n"
     )
-    with pytest.raises(InputError, match="TS_01 there are only half maps"):
-        Session.open(tmp_path / "session", [listed])
+    session = Session.open(tmp_path / "session", [listed])
+    session.close()
+    # The folder may be copied; its tomograms stay where they are.
+    (tmp_path / "session").rename(tmp_path / "moved")
+    session = Session.open(tmp_path / "moved")
+    tomogram = session.tomogram(0)
+    assert (tomogram.name, tomogram.voxel_size) == ("TS_01", 10)
+    assert np.allclose(tomogram.data[3], halves[:, 3].mean(axis=0))
+    for axis in ("z", "y", "x"):
+        assert Slices(tomogram).picture(axis, 4, Look())
+    # The commands find the same in what they are given.
+    (source,) = find_tomograms([session.place(0)])
+    assert source.name == "TS_01"
+    assert np.allclose(np.asarray(source.open().data), halves.mean(axis=0))
+    session.close()
 
 
 def test_a_session_opens_zarr(tmp_path: Path):
@@ -788,6 +805,40 @@ def test_a_training_is_cancelled_and_what_it_learned_from_stays(
     assert len(read_particles(folder / "rejected.csv", voxel_size=13.5)) == 1
 
 
+def test_the_review_goes_through_all_tomograms_of_a_round_or_keeps_to_one(
+    page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+):
+    workbench.session.set_diameter(120)
+    names = ("sim_0001", "sim_0002")
+    found = {
+        name: [
+            Candidate(tomogram=name, voxel=(9.0, 9.0, 20.0 * n), score=p, probability=p, model="m")
+            for n, p in enumerate(chances)
+        ]
+        for name, chances in zip(names, ((0.99, 0.6), (0.5, 0.9)), strict=True)
+    }
+    monkeypatch.setattr(workbench.rounds, "candidates", lambda _, name: found[name])
+    across = page.get("api/tomograms/0/review?round=1").json()
+    assert [one["probability"] for one in across["queue"]] == [0.5, 0.6, 0.9, 0.99]
+    assert across["tomograms"] == [1, 0, 1, 0]
+    # The circles are those of the tomogram that is shown.
+    assert [one["probability"] for one in across["picks"]] == [0.99, 0.6]
+    here = page.get("api/tomograms/0/review?round=1&only_here=true").json()
+    assert here["tomograms"] == [0, 0]
+    act(
+        page,
+        do="judge",
+        tomogram="sim_0002",
+        answer="reject",
+        order="random",
+        shown=across["queue"][:1],
+    )
+    after = page.get("api/tomograms/0/review?round=1&order=random").json()
+    assert (after["left"], after["counts"]["reject"], after["sample"]["count"]) == (3, 1, 1)
+    here = page.get("api/tomograms/0/review?round=1&only_here=true").json()
+    assert (here["left"], here["counts"]["reject"]) == (2, 0)
+
+
 def test_rejected_candidates_are_handed_to_training(
     page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
 ):
@@ -815,6 +866,27 @@ def test_rejected_candidates_are_handed_to_training(
     (run / "config.json").touch()
     workbench.rounds.train(rounds.TrainWish(resume=2))
     assert commands[-1] == [*first, "--resume"]
+
+
+def test_a_tomogram_where_all_was_rejected_is_learned_from_too(
+    page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+):
+    commands = []
+    monkeypatch.setattr(
+        workbench.rounds, "_start", lambda kind, used, command, targets=(): commands.append(command)
+    )
+    workbench.session.set_diameter(120)
+    add(page, [10, 10, 10])
+    judged = {"do": "judge", "answer": "reject", "order": "teach"}
+    act(page, tomogram="sim_0002", shown=[{"at": [9, 9, 9], "score": 1.0}], **judged)
+    # Where the right centre was clicked afterwards it was the place that was wrong.
+    act(page, tomogram="sim_0001", shown=[{"at": [10, 10, 12], "score": 1.0}], **judged)
+    workbench.rounds.train(rounds.TrainWish())
+    command = commands[-1]
+    places = command[1 : command.index("--picks")]
+    assert [Path(place).stem for place in places] == ["sim_0001", "sim_0002"]
+    table = read_particles(command[command.index("--negatives") + 1], voxel_size=13.5)
+    assert table.voxels.tolist() == [[9, 9, 9]]
 
 
 def test_what_a_crashed_server_left_at_work_is_known_to_the_next(simulated: Path, tmp_path: Path):

@@ -434,8 +434,27 @@ def test_at_least_ten_clicks_are_kept_out_where_as_many_are_left(clicks, kept_ou
     rng = np.random.default_rng(0)
     centres = rng.uniform(6, 26, size=(clicks, 3))
     config = preset("default", radius_angstrom=40, voxel_size=10.0)
-    kept, out = _split(Particles.from_voxels(centres, voxel_size=10.0), True, config, rng)
+    table = Particles.from_voxels(centres, voxel_size=10.0)
+    ((kept, out),) = _split([table], True, config, rng)
     assert (len(kept), len(out)) == (clicks - kept_out, kept_out)
+
+
+@pytest.mark.parametrize("counts", [(20, 1), (1, 0, 19), (1, 1), (30, 30)])
+def test_a_share_of_all_particles_is_kept_out_however_few_a_tomogram_has(counts):
+    rng = np.random.default_rng(0)
+    config = preset("default", radius_angstrom=40, voxel_size=10.0)
+    tables = [
+        Particles.from_voxels(rng.uniform(6, 26, size=(count, 3)), voxel_size=10.0)
+        for count in counts
+    ]
+    splits = _split(tables, True, config, rng)
+    for table, (kept, out) in zip(tables, splits, strict=True):
+        both = np.concatenate([kept.positions, out.positions])
+        assert {tuple(at) for at in both} == {tuple(at) for at in table.positions}
+        assert len(both) == len(table)
+    total = sum(counts)
+    wanted = max(10, round(0.2 * total)) if total >= 20 else 1
+    assert sum(len(out) for _, out in splits) == wanted
 
 
 def test_mixed_precision_changes_nothing_on_a_cpu():

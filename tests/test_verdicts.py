@@ -10,12 +10,14 @@ from hypothesis import strategies as st
 from tomopicker.errors import InputError
 from tomopicker.verdicts import (
     Candidate,
+    Pool,
     Verdict,
     counts,
     judge,
     near,
     precision,
     queue,
+    queue_across,
     teaching_order,
     uncertainties,
     undo,
@@ -137,3 +139,41 @@ def test_precision_of_a_sample_by_hand():
     assert low == pytest.approx(0.4902, abs=1e-4)
     assert high == pytest.approx(0.9433, abs=1e-4)
     assert precision(0, 0) == (0.0, 0.0, 1.0)
+
+
+def pool(*candidates, radius=5.0, known=()):
+    return Pool(candidates=candidates, radius=radius, known=known)
+
+
+def test_across_tomograms_the_uncertain_come_first_wherever_they_are():
+    one = [candidate(100 * i, probability=p) for i, p in enumerate((0.99, 0.6))]
+    other = [
+        candidate(100 * i, probability=p, tomogram="TS_02") for i, p in enumerate((0.5, 0.9, 0.05))
+    ]
+    asked = queue_across([pool(*one), pool(*other)], ())
+    assert [one.probability for one in asked] == [0.5, 0.6, 0.9, 0.05, 0.99]
+
+
+def test_places_in_two_tomograms_are_not_near_each_other():
+    same_place = [candidate(10), candidate(10, tomogram="TS_02")]
+    pools = [pool(one) for one in same_place]
+    assert queue_across(pools, (verdict(same_place[0]),)) == [same_place[1]]
+    # Nor does one that was asked for make the other less worth asking.
+    voxels = np.zeros((3, 3))
+    voxels[2] = 1.0
+    uncertainty, scores = np.array([1.0, 0.9, 0.95]), np.zeros(3)
+    order = teaching_order(voxels, uncertainty, scores, radius=5, tomograms=np.array([0, 1, 0]))
+    assert order.tolist() == [0, 1, 2]
+
+
+def test_what_is_known_hides_candidates_within_half_a_radius_of_its_own_tomogram():
+    far, close = candidate(14), candidate(14, tomogram="TS_02")
+    known = [(10.0, 10.0, 10.0)]
+    pools = [pool(far, radius=6.0, known=known), pool(close, radius=9.0, known=known)]
+    assert queue_across(pools, ()) == [far]
+
+
+def test_those_put_off_come_last_in_whichever_tomogram():
+    some = [candidate(0, probability=0.5), candidate(0, probability=0.9, tomogram="TS_02")]
+    pools = [pool(one) for one in some]
+    assert queue_across(pools, (verdict(some[0], "skip"),)) == [some[1], some[0]]

@@ -15,7 +15,7 @@ scores are fitted too, not far from where the labelled ones are.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
@@ -101,6 +101,8 @@ class LabelledScores:
     """(k,) of those that were found, any order."""
     total: int
     """Labelled particles, found or not."""
+    rejected: Floats = field(default_factory=lambda: np.empty(0))
+    """(m,) of peaks that are known to be no particles, any order."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -180,9 +182,14 @@ def most_candidates(voxels: int, spacing: float) -> int:
 
 
 def match_labelled(
-    peaks: NDArray[np.float64], scores: Floats, labelled: NDArray[np.float64], *, tolerance: float
+    peaks: NDArray[np.float64],
+    scores: Floats,
+    labelled: NDArray[np.float64],
+    *,
+    rejected: NDArray[np.float64] | None = None,
+    tolerance: float,
 ) -> LabelledScores:
-    """Find the labelled particles among the peaks.
+    """Find the labelled particles, and what was rejected, among the peaks.
 
     Parameters
     ----------
@@ -190,21 +197,35 @@ def match_labelled(
         (n, 3) places of the peaks and (n,) their scores.
     labelled
         (m, 3) places of the labelled particles.
+    rejected
+        (k, 3) places that are known to be something else.
     tolerance
         Greatest distance of a peak from its particle; the best peak within it counts.
     """
     if not len(peaks):
         return LabelledScores(scores=np.empty(0), total=len(labelled))
-    near = KDTree(peaks).query_ball_point(labelled, tolerance)
-    found = [scores[rows].max() for rows in near if rows]
-    return LabelledScores(scores=np.array(found, dtype=np.float64), total=len(labelled))
+    tree = KDTree(peaks)
+    found = [
+        rows[scores[rows].argmax()] for rows in tree.query_ball_point(labelled, tolerance) if rows
+    ]
+    wrong: set[int] = set()
+    if rejected is not None and len(rejected):
+        # The nearest, and no particle's: two of them may be within the tolerance.
+        apart, nearest = tree.query(rejected)
+        wrong = set(nearest[apart <= tolerance].tolist()) - set(found)
+    return LabelledScores(
+        scores=np.asarray(scores[found], dtype=np.float64),
+        total=len(labelled),
+        rejected=np.asarray(scores[sorted(wrong)], dtype=np.float64),
+    )
 
 
 def count_at_most(scores: Floats, labelled: LabelledScores) -> float:
     """Bound the number of particles among peaks from above, whatever the other peaks are like.
 
     If every peak above some cut-off t were a particle, there would be n(t) / R(t) of them, with
-    n(t) peaks and the share R(t) of the labelled particles above it. False peaks only raise that
+    n(t) peaks, but for those that were rejected, and the share R(t) of the labelled particles above
+    it. False peaks only raise that
     ratio, so its least value is the bound (as in best bin estimation of a class prior, Garg et al.
     2021). Cut-offs that fewer than 40 % of the labelled particles reach are not tried, the
     particle that defines the cut-off counts half, since it stands on it, and the ratios are
@@ -223,9 +244,33 @@ def count_at_most(scores: Floats, labelled: LabelledScores) -> float:
     tried = np.count_nonzero(recall >= _LEAST_RECALL) or 1
     recall = recall[:tried] - 0.5 / labelled.total
     peaks = len(scores) - np.searchsorted(scores[::-1], thresholds[:tried])
+    rejected = np.sort(labelled.rejected)
+    peaks -= len(rejected) - np.searchsorted(rejected, thresholds[:tried])
     error = np.sqrt((1 - recall + 1 / labelled.total) / (recall * labelled.total))
     best = int(np.argmin(peaks / recall * (1 + 1.96 * error)))
     return float(peaks[best] / recall[best])
+
+
+def count_in_all(tomograms: Sequence[tuple[Floats, LabelledScores]]) -> float:
+    """Bound the number of particles in several tomograms from above, by `count_at_most`.
+
+    Their peaks count together, in units of each one's own, as few or none of the labelled
+    particles may be in some of them.
+
+    Parameters
+    ----------
+    tomograms
+        For each the scores of its peaks, in descending order, and those of its labelled particles.
+    """
+    some = [(scores, labelled) for scores, labelled in tomograms if len(scores)]
+    if not some:
+        return 0.0
+    peaks = np.concatenate([_standard(scores, scores) for scores, _ in some])
+    found = np.concatenate([_standard(labelled.scores, scores) for scores, labelled in some])
+    wrong = np.concatenate([_standard(labelled.rejected, scores) for scores, labelled in some])
+    total = sum(labelled.total for _, labelled in some)
+    together = LabelledScores(scores=found, total=total, rejected=wrong)
+    return count_at_most(np.sort(peaks)[::-1], together)
 
 
 def learn_calibration(
@@ -243,9 +288,8 @@ def learn_calibration(
     held_out
         Whether training had not seen the labelled particles.
     """
-    standard, found, bound = [], [], 0.0
+    standard, found = [], []
     for scores, labelled in tomograms:
-        bound += count_at_most(scores, labelled)
         if len(scores):
             standard.append(_standard(scores, scores))
             found.append(_standard(labelled.scores, scores))
@@ -256,7 +300,8 @@ def learn_calibration(
     start = math.log(max(counts[0], 1) / width)
     mean, deviation = _location(scores)
     least = math.log(max(known, 1))
-    likely = max(math.log(max(bound, 1.0)) - _BOUND_IS_HIGH, least)
+    bound = max(count_in_all(tomograms), 1.0)
+    likely = max(math.log(bound) - _BOUND_IS_HIGH, least)
 
     def cost(values: Floats) -> float:
         others = _others(centres, *values[:3])

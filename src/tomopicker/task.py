@@ -12,7 +12,7 @@ from scipy.spatial import KDTree
 from tomopicker.calibrate import (
     FEWEST_TO_CALIBRATE,
     MATCH_RADII,
-    count_at_most,
+    count_in_all,
     match_labelled,
     most_candidates,
 )
@@ -90,13 +90,13 @@ def prepare(
     With `preprocessing.working_radius`, the first training tomogram's voxel size and the particle's
     radius fix the working voxel size, and all tomograms are brought to it.
 
-    Without a validation tomogram, `training.held_out` of the labelled particles of each tomogram
+    Without a validation tomogram, `training.held_out` of the labelled particles of all tomograms
     are kept for validation; their voxels count neither as positive nor as unlabelled in training.
 
     Parameters
     ----------
     training
-        Tomograms with their labelled particles.
+        Tomograms with their labelled particles; some may have none, where something was rejected.
     rejected
         For each training tomogram what looks like the particle and is not, as a person found.
 
@@ -124,7 +124,8 @@ def prepare(
     validation = validation and (validation[0].loaded(), validation[1])
     tomograms = [tomogram for tomogram, _ in training]
     rng = np.random.default_rng([config.training.seed, 0])
-    splits = [_split(particles, validation is None, config, rng) for _, particles in training]
+    tables = [particles for _, particles in training]
+    splits = _split(tables, validation is None, config, rng)
     normalisations = [_normalisation(tomogram, config) for tomogram in tomograms]
     radial = None
     if config.network.filter_channel:
@@ -206,22 +207,28 @@ def _rescaled(
 
 
 def _split(
-    particles: Particles, hold_out: bool, config: Config, rng: np.random.Generator
-) -> tuple[Particles, Particles]:
-    """Training and held-out particles of one tomogram."""
-    order = rng.permutation(len(particles))
-    if not hold_out:
-        return particles, particles.select(order[:0])
-    if len(particles) < 2:
-        raise InputError(
-            "one labelled particle cannot be both learned from and validated on: label more, or "
-            "give --val-tomogram and --val-picks"
-        )
-    held = max(1, round(config.training.held_out * len(particles)))
-    if len(particles) >= 2 * FEWEST_TO_CALIBRATE:
-        held = max(held, FEWEST_TO_CALIBRATE)
-    held = min(held, len(particles) - 1)
-    return particles.select(np.sort(order[held:])), particles.select(np.sort(order[:held]))
+    tables: Sequence[Particles], hold_out: bool, config: Config, rng: np.random.Generator
+) -> list[tuple[Particles, Particles]]:
+    """Training and held-out particles of each tomogram; the latter are a share of all together."""
+    total = sum(map(len, tables))
+    held = 0
+    if hold_out:
+        if total < 2:
+            raise InputError(
+                "one labelled particle cannot be both learned from and validated on: label more, "
+                "or give --val-tomogram and --val-picks"
+            )
+        held = max(1, round(config.training.held_out * total))
+        if total >= 2 * FEWEST_TO_CALIBRATE:
+            held = max(held, FEWEST_TO_CALIBRATE)
+        held = min(held, total - 1)
+    is_held = np.zeros(total, dtype=bool)
+    is_held[rng.permutation(total)[:held]] = True
+    parts = np.split(is_held, np.cumsum([len(table) for table in tables])[:-1])
+    return [
+        (table.select(np.flatnonzero(~part)), table.select(np.flatnonzero(part)))
+        for table, part in zip(tables, parts, strict=True)
+    ]
 
 
 def _normalisation(tomogram: Tomogram, config: Config) -> Normalisation:
@@ -329,7 +336,7 @@ def _prior(
 
 def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int, most: float) -> float:
     """Number of particles that the matched filter's peaks speak for, in all tomograms."""
-    total = 0.0
+    found = []
     for part in labelled:
         correlation = part.features.correlation
         if correlation is None:
@@ -342,13 +349,15 @@ def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int, mos
             correlation = np.where(kept, correlation, -np.inf)
         candidates = most_candidates(correlation.size, radius)
         peaks = find_peaks(correlation, radius=radius, count=candidates)
-        found = match_labelled(
+        matched = match_labelled(
             peaks.voxels.astype(np.float64),
             peaks.scores,
             part.centres,
+            rejected=part.rejected,
             tolerance=MATCH_RADII * radius,
         )
-        total += count_at_most(peaks.scores, found)
+        found.append((peaks.scores, matched))
+    total = count_in_all(found)
     # Never fewer than a tenth more than were clicked: hardly anybody clicks all of them. And never
     # more than there is room for, as peaks that a few clicks cannot tell from noise would be.
     return max(min(total, most), 1.1 * clicked)

@@ -206,8 +206,14 @@ def calibrate(
         )
         centres, scores = find_candidates(volume, config, radius=task.radius)
         labelled = [part.centres for part in parts if part.features is features]
-        tolerance = MATCH_RADII * task.radius
-        found = match_labelled(centres, scores, np.concatenate(labelled), tolerance=tolerance)
+        rejected = [part.rejected for part in everyone if part.features is features]
+        found = match_labelled(
+            centres,
+            scores,
+            np.concatenate(labelled),
+            rejected=np.concatenate(rejected),
+            tolerance=MATCH_RADII * task.radius,
+        )
         judged.append((scores, found))
         known += sum(len(part.centres) for part in everyone if part.features is features)
     calibration = learn_calibration(judged, known=known, held_out=held_out)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -13,7 +14,7 @@ from scipy.spatial import KDTree
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
 
@@ -79,6 +80,17 @@ def counts(verdicts: Sequence[Verdict]) -> dict[Answer, int]:
     return {answer: found[answer] for answer in get_args(Answer)}
 
 
+@dataclass(frozen=True, kw_only=True)
+class Pool:
+    """What a picker found in one tomogram, and what is known there."""
+
+    candidates: Sequence[Candidate]
+    radius: float
+    """Of the particle, in the tomogram's voxels."""
+    known: Sequence[tuple[float, float, float]] = ()
+    """``z y x`` centres that a person has clicked."""
+
+
 def queue(
     candidates: Sequence[Candidate],
     verdicts: Sequence[Verdict],
@@ -87,6 +99,22 @@ def queue(
     order: Order = "teach",
     known: Sequence[tuple[float, float, float]] = (),
 ) -> list[Candidate]:
+    """Candidates of one tomogram that wait for a verdict, as `queue_across` orders them.
+
+    Parameters
+    ----------
+    candidates, radius, known
+        As those of a `Pool`.
+    verdicts, order
+        As of `queue_across`.
+    """
+    pool = Pool(candidates=candidates, radius=radius, known=known)
+    return queue_across([pool], verdicts, order=order)
+
+
+def queue_across(
+    pools: Sequence[Pool], verdicts: Sequence[Verdict], *, order: Order = "teach"
+) -> list[Candidate]:
     """Candidates that wait for a verdict, in the order to ask; those put off come last.
 
     A candidate does not wait where a verdict or a known particle is within half a radius: it is
@@ -94,38 +122,40 @@ def queue(
 
     Parameters
     ----------
-    candidates
-        Of one tomogram.
+    pools
+        One for each tomogram.
     verdicts
-        So far, of any model; those on other tomograms are left out.
-    radius
-        Of the particle, in voxels.
+        So far, of any model and any tomogram.
     order
         `teach` is `teaching_order`; `random` is a fair sample of the picked ones, the same each
         time; `best` is by score.
-    known
-        ``z y x`` centres that a person has clicked.
     """
-    if order == "random":
-        candidates = [one for one in candidates if one.picked]
-    if not candidates:
-        return []
-    name = candidates[0].tomogram
-    said = [one for one in verdicts if one.candidate.tomogram == name]
-    judged = [one.candidate.voxel for one in said if one.answer != "skip"]
-    put_off = [one.candidate.voxel for one in said if one.answer == "skip"]
-    voxels = np.array([one.voxel for one in candidates], dtype=np.float64)
-    rows = np.array(_ranking(candidates, voxels, order, radius), dtype=np.intp)
-    rows = rows[~near(voxels[rows], [*judged, *known], radius / 2)]
-    later = near(voxels[rows], put_off, radius / 2)
-    return [candidates[row] for row in (*rows[~later], *rows[later])]
+    waiting: list[Candidate] = []
+    later: list[Candidate] = []
+    for pool in pools:
+        some = [one for one in pool.candidates if one.picked or order != "random"]
+        if not some:
+            continue
+        said = [one for one in verdicts if one.candidate.tomogram == some[0].tomogram]
+        judged = [one.candidate.voxel for one in said if one.answer != "skip"]
+        put_off = [one.candidate.voxel for one in said if one.answer == "skip"]
+        voxels = np.array([one.voxel for one in some], dtype=np.float64)
+        is_known = near(voxels, [*judged, *pool.known], pool.radius / 2)
+        is_later = near(voxels, put_off, pool.radius / 2)
+        for one, known, put in zip(some, is_known, is_later, strict=True):
+            if not known:
+                (later if put else waiting).append(one)
+    everyone = [one for pool in pools for one in pool.candidates]
+    radii = {pool.candidates[0].tomogram: pool.radius for pool in pools if pool.candidates}
+    ranks = _ranks(everyone, order, radii)
+    return [*sorted(waiting, key=ranks.__getitem__), *sorted(later, key=ranks.__getitem__)]
 
 
 def near(
     voxels: Floats, places: Sequence[tuple[float, float, float]], distance: float
 ) -> NDArray[np.bool_]:
     """(n,) whether each of (n, 3) voxels is within a distance of any of some places."""
-    if not len(places):
+    if not len(places) or not len(voxels):
         return np.zeros(len(voxels), dtype=bool)
     found, _ = KDTree(np.array(places, dtype=np.float64)).query(voxels)
     close: NDArray[np.bool_] = found <= distance
@@ -138,6 +168,7 @@ def teaching_order(
     scores: Floats,
     *,
     radius: float,
+    tomograms: NDArray[np.intp] | None = None,
     most: int = 300,
 ) -> NDArray[np.intp]:
     """Order candidates by how much a verdict on each would teach, the most first.
@@ -150,13 +181,15 @@ def teaching_order(
     Parameters
     ----------
     voxels
-        (n, 3) centres ``z y x`` of one tomogram, in voxels.
+        (n, 3) centres ``z y x`` in voxels, or in any other length.
     uncertainty
         (n,), 0 for certain and 1 for a coin toss.
     scores
         (n,)
     radius
-        Of the particle, in voxels: "near" is within a few of it.
+        Of the particle, in that length: "near" is within a few of it.
+    tomograms
+        (n,) numbers of the tomograms, if there are several: no place is near another one's.
     most
         Candidates that are put in order; the rest follow by uncertainty alone.
 
@@ -180,6 +213,8 @@ def teaching_order(
         order.append(best)
         left[best] = False
         apart = ((voxels[head] - voxels[head[best]]) ** 2).sum(axis=1) / (4 * radius) ** 2
+        if tomograms is not None:
+            apart[tomograms[head] != tomograms[head[best]]] = np.inf
         unlike = ((scores[head] - scores[head[best]]) / width) ** 2
         value = value * (1 - 0.9 * np.exp(-(apart + unlike) / 2))
     return np.concatenate([head[order], tail]).astype(np.intp)
@@ -226,21 +261,35 @@ def precision(right: int, wrong: int) -> tuple[float, float, float]:
     return share, max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def _ranking(
-    candidates: Sequence[Candidate], voxels: Floats, order: Order, radius: float
-) -> list[int]:
+def _ranks(
+    candidates: Sequence[Candidate], order: Order, radii: Mapping[str, float]
+) -> dict[Candidate, int]:
+    """Place of each candidate in an order; `radii` are in voxels, of each tomogram."""
+    if not candidates:
+        return {}
+    scores = np.array([one.score for one in candidates], dtype=np.float64)
     if order == "random":
         # By place, so that the sample stays the same as verdicts come in and the list changes.
-        keys = [
-            np.random.default_rng([int(abs(value) * 10) for value in one.voxel]).random()
-            for one in candidates
-        ]
-        return [int(row) for row in np.argsort(keys, kind="stable")]
-    scores = np.array([one.score for one in candidates], dtype=np.float64)
-    if order == "best":
-        return [int(row) for row in np.argsort(-scores, kind="stable")]
-    ranked = teaching_order(voxels, uncertainties(candidates), scores, radius=radius)
-    return [int(row) for row in ranked]
+        rows = np.argsort([_lot(one.voxel) for one in candidates], kind="stable")
+    elif order == "best":
+        rows = np.argsort(-scores, kind="stable")
+    else:
+        numbers = {name: number for number, name in enumerate(radii)}
+        rows = teaching_order(
+            # In particle radii, as voxels may be of different sizes.
+            np.array([np.array(one.voxel) / radii[one.tomogram] for one in candidates]),
+            uncertainties(candidates),
+            scores,
+            radius=1.0,
+            tomograms=np.array([numbers[one.tomogram] for one in candidates]),
+        )
+    return {candidates[row]: rank for rank, row in enumerate(rows.tolist())}
+
+
+@lru_cache(maxsize=100_000)
+def _lot(voxel: tuple[float, float, float]) -> float:
+    """A number between 0 and 1 that a place draws, always the same."""
+    return float(np.random.default_rng([int(abs(value) * 10) for value in voxel]).random())
 
 
 def _density(at: Floats, scores: Floats, width: float) -> Floats:

@@ -239,11 +239,12 @@ def read_labelled(
     *,
     voxel_size: float | None,
     skip_unmatched: bool,
+    negatives: Path | None = None,
 ) -> list[tuple[Tomogram, Particles]]:
     """Read tomograms with the picks of each, checked to lie inside.
 
-    Of a list, a folder or a project, only tomograms that have picks are kept; every one that was
-    named by itself must have some.
+    Of a list, a folder or a project, only tomograms that have picks, or rejected places in
+    `negatives`, are kept; every one that was named by itself must have some.
     """
     from tomopicker.io.names import in_words
     from tomopicker.io.particles import check_inside, read_picks_for
@@ -264,7 +265,10 @@ def read_labelled(
         raise InputError(broken[0])
     try:
         tables = read_picks_for(
-            picks, tomograms, skip_unmatched=skip_unmatched, allow_none=are_listed
+            picks,
+            tomograms,
+            skip_unmatched=skip_unmatched,
+            allow_none=are_listed or negatives is not None,
         )
     except InputError as error:
         if broken:
@@ -280,14 +284,24 @@ def read_labelled(
             f"out; the first: {broken[0]}",
             soft_wrap=True,
         )
-    labelled = [pair for pair in zip(tomograms, tables, strict=True) if len(pair[1])]
-    for tomogram, table in labelled:
+    everything = list(zip(tomograms, tables, strict=True))
+    rejected = read_negatives(negatives, everything)
+    labelled = []
+    for number, (tomogram, table) in enumerate(everything):
         check_inside(table, tomogram.shape, in_words(picks))
+        if len(table) or (rejected and len(rejected[number])):
+            labelled.append((tomogram, table))
+        elif not are_listed:
+            raise InputError(
+                f"{tomogram.name}: has neither picks in {in_words(picks)} nor rejected places in "
+                f"{negatives}; leave it out"
+            )
     if len(labelled) < len(sources):
         names = ", ".join(tomogram.name for tomogram, _ in labelled[:5])
         more = f" and {len(labelled) - 5} more" if len(labelled) > 5 else ""
+        what = "picks" if negatives is None else "picks or rejected places"
         console.print(
-            f"{len(labelled)} of {len(sources)} tomograms have picks: {names}{more}",
+            f"{len(labelled)} of {len(sources)} tomograms have {what}: {names}{more}",
             soft_wrap=True,
         )
     return labelled

@@ -159,7 +159,11 @@ def train(
         tomograms, lists = tomograms_and_picks(tomograms, picks)
         lists = lists or picks_of_project(tomograms)
         labelled = read_labelled(
-            tomograms, lists, voxel_size=voxel_size, skip_unmatched=skip_unmatched
+            tomograms,
+            lists,
+            voxel_size=voxel_size,
+            skip_unmatched=skip_unmatched,
+            negatives=negatives,
         )
         rejected = read_negatives(negatives, labelled)
         validation = None

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib.resources import files
-from typing import TYPE_CHECKING, Annotated, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 
 from pydantic import BaseModel, ConfigDict, Field, TypeAdapter, ValidationError
 from starlette.applications import Starlette
@@ -54,6 +54,8 @@ class ReviewWish(BaseModel):
     order: Order = "teach"
     round: int | None = None
     """Whose candidates; None for the proposals."""
+    only_here: bool = False
+    """Whether to keep to this tomogram."""
 
 
 _DIAMETER: TypeAdapter[DiameterWish] = TypeAdapter(DiameterWish)
@@ -104,9 +106,11 @@ def make_app(workbench: Workbench, *, token: str) -> ASGIApp:
     async def review(request: Request) -> Response:
         number = request.path_params["number"]
         wish = _validate(_REVIEW, dict(request.query_params))
-        return JSONResponse(
-            await run_in_threadpool(workbench.review, number, wish.order, wish.round)
-        )
+
+        def ask() -> dict[str, Any]:
+            return workbench.review(number, wish.order, wish.round, only_here=wish.only_here)
+
+        return JSONResponse(await run_in_threadpool(ask))
 
     async def job(request: Request) -> Response:
         if request.method == "DELETE":

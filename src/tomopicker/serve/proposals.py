@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from tomopicker.config import preset
 from tomopicker.errors import InputError
 from tomopicker.features import Features, compute_features
 from tomopicker.matched_filter import RadialFilter, learn_filter
@@ -27,7 +28,7 @@ FEWEST = 5
 _LEAST_RADIUS = 4.0
 """Of the particle in the binned voxels that it is looked for at: enough for its rings."""
 
-EXCLUSION = 0.8
+EXCLUSION = preset("default", radius_angstrom=100.0, voxel_size=10.0).peaks.exclusion
 """Particle radii within which two places are one particle, as preset default's picks."""
 
 _FIRST = 20

@@ -27,9 +27,10 @@ from tomopicker.io.candidates import SUFFIX, candidates_path, read_candidates
 from tomopicker.io.particles import write_particles
 from tomopicker.io.summary import is_summary
 from tomopicker.io.whole import whole_file
+from tomopicker.serve.proposals import EXCLUSION
 from tomopicker.serve.session import hold
 from tomopicker.types import Particles
-from tomopicker.verdicts import Candidate
+from tomopicker.verdicts import Candidate, near
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -271,11 +272,13 @@ class Rounds:
             used = self.get(wish.round)
             if not used.is_ready:
                 raise InputError(f"round {used.number} has no model yet; train first")
-            sources = [self._session.tomogram(number) for number in dict.fromkeys(wish.tomograms)]
-            targets = tuple(used.picks / f"{one.name}.csv" for one in sources)
-            command = ["pick", str(used.run), *(str(one.path) for one in sources)]
+            numbers = list(dict.fromkeys(wish.tomograms))
+            names = [self._session.tomogram(number).name for number in numbers]
+            targets = tuple(used.picks / f"{name}.csv" for name in names)
+            command = ["pick", str(used.run)]
+            command += [str(self._session.place(number)) for number in numbers]
             command += ["--out", str(used.picks), "--force", f"--device={wish.device}"]
-            command += self._voxel_size([one.name for one in sources])
+            command += self._voxel_size(names)
             if wish.fdr is not None:
                 command.append(f"--fdr={wish.fdr}")
             if wish.count is not None:
@@ -331,7 +334,8 @@ class Rounds:
         if not (used.picks / f"{tomogram}.csv").is_file() or not used.is_ready:
             return []
         table = candidates_path(used.picks, tomogram)
-        return _candidates_of(table, tomogram, model=used.name())
+        changed = table.stat().st_mtime_ns if table.is_file() else 0
+        return list(_candidates_of(table, changed, tomogram, model=used.name()))
 
     def _round(self, number: int) -> Round:
         return Round(number=number, folder=self._folder / f"{number:02d}")
@@ -360,14 +364,14 @@ class Rounds:
         taught = [name for name in names if len(session.voxels(name))]
         if not taught:
             raise InputError("there are no particles to learn from; click some first")
-        corrected = self._voxel_size(taught)
+        rejected = [name for name in names if len(self._negatives(name))]
+        used = [name for name in names if name in taught or name in rejected]
+        corrected = self._voxel_size(used)
         made = self._make_round()
         _write_table(taught, session.voxels, made.folder / "particles.csv")
-        rejected = [name for name in taught if len(session.rejected(name))]
         if rejected:
-            _write_table(rejected, session.rejected, made.folder / "rejected.csv")
-        tomograms = [session.tomogram(session.number_of(name)) for name in taught]
-        command = ["train", *(str(one.path) for one in tomograms)]
+            _write_table(rejected, self._negatives, made.folder / "rejected.csv")
+        command = ["train", *(str(session.place(session.number_of(name))) for name in used)]
         command += ["--picks", str(made.folder / "particles.csv"), "--out", str(made.run)]
         command += [f"--radius={radius:g}A", *corrected]
         if rejected:
@@ -375,6 +379,17 @@ class Rounds:
         with whole_file(made.folder / "command.json") as temporary:
             temporary.write_text(json.dumps(command, indent=1) + "\n", encoding="utf-8")
         return made
+
+    def _negatives(self, name: str) -> Floats:
+        """(n, 3) ``z y x`` rejected places of a tomogram, but for those where a particle is.
+
+        Who rejects a candidate and then clicks beside it has put its centre right.
+        """
+        session = self._session
+        places = session.rejected(name)
+        known = [(z, y, x) for z, y, x in session.voxels(name).tolist()]
+        tomogram = session.tomogram(session.number_of(name))
+        return places[~near(places, known, EXCLUSION * session.radius / tomogram.voxel_size)]
 
     def _train_command(self, made: Round, wish: TrainWish) -> list[str]:
         saved = made.folder / "command.json"
@@ -451,14 +466,19 @@ def explain(code: int, log: str) -> str:
     return "This is a fault in TomoPicker, not in your data: please report it with the log below."
 
 
-def _candidates_of(path: Path, tomogram: str, *, model: str) -> list[Candidate]:
-    """Read the candidates of a tomogram as what a model found, best first."""
+@lru_cache(maxsize=1000)
+def _candidates_of(path: Path, changed: int, tomogram: str, *, model: str) -> tuple[Candidate, ...]:
+    """Read the candidates of a tomogram as what a model found, best first.
+
+    The queue wants those of all tomograms after every verdict: they are kept until the file has
+    `changed`.
+    """
     # It holds voxels, so their size does not matter.
     found = read_candidates(path, voxel_size=1.0)
     table = found.particles
     scores = np.zeros(len(table)) if table.scores is None else table.scores
     chances = [None] * len(table) if table.probabilities is None else table.probabilities.tolist()
-    return [
+    return tuple(
         Candidate(
             tomogram=tomogram,
             voxel=(z, y, x),
@@ -470,7 +490,7 @@ def _candidates_of(path: Path, tomogram: str, *, model: str) -> list[Candidate]:
         for (z, y, x), score, chance, picked in zip(
             table.voxels.tolist(), scores.tolist(), chances, found.picked.tolist(), strict=True
         )
-    ]
+    )
 
 
 @lru_cache

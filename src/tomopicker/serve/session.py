@@ -19,7 +19,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from tomopicker.errors import InputError, UnknownVoxelSizeError
 from tomopicker.io.particles import write_particles
-from tomopicker.io.tomograms import find_tomograms, read_tomogram
+from tomopicker.io.tomograms import (
+    find_tomograms,
+    read_tomogram,
+    tomogram_name,
+    write_half_maps,
+)
 from tomopicker.io.whole import whole_file
 from tomopicker.serve.journal import Journal, read_journal
 from tomopicker.serve.notes import Entry, Notes, read_entry
@@ -46,6 +51,7 @@ class Source(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
     path: Path
+    """A file, or a list that names two half maps, relative to the session's folder."""
     name: str
     voxel_size: float | None = None
     """Ångström, where the header is wrong."""
@@ -149,8 +155,13 @@ class Session:
         source = self.settings.tomograms[number]
         with self._lock:
             if source.path not in self._opened:
-                self._opened[source.path] = read_tomogram(source.path, voxel_size=source.voxel_size)
+                (found,) = find_tomograms([self.place(number)])
+                self._opened[source.path] = found.open(voxel_size=source.voxel_size)
             return self._opened[source.path]
+
+    def place(self, number: int) -> Path:
+        """What the commands are given for a tomogram: its file, or the list of its half maps."""
+        return self.folder.absolute() / self.settings.tomograms[number].path
 
     def number_of(self, name: str) -> int:
         """Place of a tomogram in the session.
@@ -253,7 +264,7 @@ class Session:
     def _add_tomograms(self, paths: Sequence[Path], voxel_size: float | None) -> None:
         known = {source.path: source for source in self.settings.tomograms}
         for found in find_tomograms(path.expanduser() for path in paths):
-            source, tomogram = _as_file(found, voxel_size)
+            source, tomogram = self._as_file(found, voxel_size)
             known[source.path] = source
             self._opened[source.path] = tomogram
         if not known:
@@ -268,6 +279,27 @@ class Session:
                     "rename one, or work on them in two sessions"
                 )
         self.settings = self.settings.model_copy(update={"tomograms": tuple(known.values())})
+
+    def _as_file(self, found: io.Source, voxel_size: float | None) -> tuple[Source, Tomogram]:
+        """Take a tomogram by its file, which later starts and the commands of a round open again.
+
+        So it is called as the file is, whatever the list that names it calls it. Half maps are
+        two files: they keep their name, by a list of their own.
+        """
+        if len(found.paths) > 1:
+            path = Path("halves", f"{tomogram_name(found.name)}.star")
+            tomogram = found.open(voxel_size=voxel_size)
+            write_half_maps(self.folder / path, found)
+            return Source(path=path, name=found.name, voxel_size=voxel_size), tomogram
+        path = (found.open(voxel_size=voxel_size).path or found.paths[0]).absolute()
+        stated = voxel_size
+        try:
+            tomogram = read_tomogram(path, voxel_size=stated)
+        except UnknownVoxelSizeError:
+            # Only the list tells it.
+            stated = found.voxel_size
+            tomogram = read_tomogram(path, voxel_size=stated)
+        return Source(path=path, name=tomogram.name, voxel_size=stated), tomogram
 
     def _write_settings(self) -> None:
         with whole_file(self.folder / "session.json", overwrite=True) as temporary:
@@ -352,27 +384,6 @@ def hold(path: Path) -> int | None:
             os.close(held)
             return None
     return held
-
-
-def _as_file(found: io.Source, voxel_size: float | None) -> tuple[Source, Tomogram]:
-    """Take a tomogram by its file, which later starts and the commands of a round open again.
-
-    So it is called as the file is, whatever the list that names it calls it.
-    """
-    if len(found.paths) > 1:
-        raise InputError(
-            f"{found.listed}: of {found.name} there are only half maps, and the workbench shows "
-            "files: write their mean, and give that"
-        )
-    path = (found.open(voxel_size=voxel_size).path or found.paths[0]).absolute()
-    stated = voxel_size
-    try:
-        tomogram = read_tomogram(path, voxel_size=stated)
-    except UnknownVoxelSizeError:
-        # Only the list tells it.
-        stated = found.voxel_size
-        tomogram = read_tomogram(path, voxel_size=stated)
-    return Source(path=path, name=tomogram.name, voxel_size=stated), tomogram
 
 
 def _replay(lines: Sequence[dict[str, Any]], source: Path) -> Notes:

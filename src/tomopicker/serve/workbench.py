@@ -13,7 +13,7 @@ from tomopicker.serve.exports import ExportWish, export, exported_files, writabl
 from tomopicker.serve.proposals import EXCLUSION, FEWEST, Proposer, Wish
 from tomopicker.serve.rounds import PickWish, Rounds, TrainWish
 from tomopicker.serve.slices import Axis, Look, Slices
-from tomopicker.verdicts import Candidate, Order, counts, precision, queue
+from tomopicker.verdicts import Candidate, Order, Pool, counts, precision, queue, queue_across
 
 if TYPE_CHECKING:
     from tomopicker.serve.notes import Action
@@ -180,38 +180,38 @@ class Workbench:
         )
         return {}
 
-    def review(self, number: int, order: Order, round_number: int | None) -> dict[str, Any]:
-        """Queue of what waits for a verdict: a round's candidates, or the proposals."""
+    def review(
+        self, number: int, order: Order, round_number: int | None, *, only_here: bool
+    ) -> dict[str, Any]:
+        """Queue of what waits for a verdict: a round's candidates, or a tomogram's proposals.
+
+        A round's are those of all tomograms that it has picked together, so that what would teach
+        most comes first wherever it is; `only_here` keeps to one tomogram.
+        """
         session = self.session
-        tomogram = session.tomogram(number)
-        verdicts = session.notes.verdicts
+        here = session.tomogram(number)
         if round_number is None:
-            candidates = self._proposed(tomogram)
+            candidates = {number: self._proposed(here)}
         else:
-            candidates = self.rounds.candidates(round_number, tomogram.name)
-        known = [(z, y, x) for z, y, x in session.voxels(tomogram.name).tolist()]
-        waiting = queue(
-            candidates,
-            verdicts,
-            radius=session.radius / tomogram.voxel_size,
-            order=order,
-            known=known,
-        )
-        here = [one for one in verdicts if one.candidate.tomogram == tomogram.name]
-        fair = [
-            one
-            for one in here
-            if one.order == "random" and candidates and one.candidate.model == candidates[0].model
-        ]
+            numbers = [number] if only_here else range(len(session.settings.tomograms))
+            candidates = {one: self._candidates(round_number, one) for one in numbers}
+        pools = [self._pool(one, found) for one, found in candidates.items() if found]
+        verdicts = session.notes.verdicts
+        waiting = queue_across(pools, verdicts, order=order)
+        places = {session.settings.tomograms[one].name: one for one in candidates}
+        said = [one for one in verdicts if one.candidate.tomogram in places]
+        models = {one.candidates[0].model for one in pools}
+        fair = [one for one in said if one.order == "random" and one.candidate.model in models]
         sample = counts(fair)
         share, low, high = precision(sample["accept"], sample["reject"])
         return {
             "left": len(waiting),
-            "picked": sum(one.picked for one in candidates),
-            "candidates": len(candidates),
-            "counts": counts(here),
+            "picked": sum(one.picked for pool in pools for one in pool.candidates),
+            "candidates": sum(len(pool.candidates) for pool in pools),
+            "counts": counts(said),
             "queue": _shown(waiting[:_LONGEST_QUEUE]),
-            "picks": _shown([one for one in candidates if one.picked]),
+            "tomograms": [places[one.tomogram] for one in waiting[:_LONGEST_QUEUE]],
+            "picks": _shown([one for one in candidates.get(number, []) if one.picked]),
             "sample": {
                 "count": sample["accept"] + sample["reject"],
                 "share": share,
@@ -288,6 +288,21 @@ class Workbench:
                     only_prepare=True,
                 )
             )
+
+    def _candidates(self, round_number: int, number: int) -> list[Candidate]:
+        """What a round found in a tomogram."""
+        name = self.session.settings.tomograms[number].name
+        return self.rounds.candidates(round_number, name)
+
+    def _pool(self, number: int, candidates: list[Candidate]) -> Pool:
+        """What was found in a tomogram, and what is known there."""
+        session = self.session
+        tomogram = session.tomogram(number)
+        return Pool(
+            candidates=candidates,
+            radius=session.radius / tomogram.voxel_size,
+            known=[(z, y, x) for z, y, x in session.voxels(tomogram.name).tolist()],
+        )
 
     def _proposed(self, tomogram: Tomogram) -> list[Candidate]:
         """The proposals in a tomogram that are still open."""

@@ -5,7 +5,7 @@ from tomopicker.io.tomograms.find import find_tomograms
 from tomopicker.io.tomograms.formats import read_tomogram, thickness_axis
 from tomopicker.io.tomograms.masks import find_masks, read_mask
 from tomopicker.io.tomograms.mrc import write_volume
-from tomopicker.io.tomograms.relion import LISTED
+from tomopicker.io.tomograms.relion import LISTED, write_half_maps
 from tomopicker.io.tomograms.source import Source
 
 __all__ = [
@@ -21,5 +21,6 @@ __all__ = [
     "series_name",
     "thickness_axis",
     "tomogram_name",
+    "write_half_maps",
     "write_volume",
 ]

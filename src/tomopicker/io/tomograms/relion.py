@@ -6,13 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+import pandas as pd
+
 from tomopicker.errors import InputError
-from tomopicker.io.particles.star import numbers, read_blocks
+from tomopicker.io.particles.star import numbers, read_blocks, write_blocks
 from tomopicker.io.tomograms.source import Source, folders_for
 
 if TYPE_CHECKING:
-    import pandas as pd
-
     from tomopicker.io.particles.star import Blocks
 
 LISTED = "tomograms.star"
@@ -147,6 +147,25 @@ def read_optimisation_set(path: Path) -> tuple[Path, Path] | None:
             )
             return particles, tomograms
     return None
+
+
+def write_half_maps(path: Path, source: Source) -> None:
+    """Write a list of one tomogram, of which there are two half maps, over an older one.
+
+    Raises
+    ------
+    InputError
+        When a half map is nowhere, or the list cannot be written.
+    """
+    first, second = (str(file.absolute()) for file in source.files())
+    row = {"rlnTomoName": source.name, f"{_WHOLE}Half1": first, f"{_WHOLE}Half2": second}
+    table = pd.DataFrame([row])
+    if source.voxel_size is not None:
+        table[_PIXEL_SIZE], table[_BINNING] = source.voxel_size, 1.0
+    if source.extent is not None and source.voxel_size is not None:
+        for column, side in zip(_SIZES, source.extent, strict=True):
+            table[column] = side / source.voxel_size
+    write_blocks(path, {"global": table}, overwrite=True)
 
 
 def _found(path: Path, named: str) -> Path:

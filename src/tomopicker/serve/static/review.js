@@ -1,6 +1,6 @@
 // Step 3: verdicts by key on what the model or the matched filter found.
 
-import { $, attempt, changed, goTo, listen, refreshReview, state } from "./state.js";
+import { $, attempt, changed, goTo, goToTomogram, listen, refreshReview, state, suitLook } from "./state.js";
 import { judge } from "./view.js";
 
 let views = [];
@@ -15,6 +15,10 @@ export function setUpReview(allViews) {
   $("order").addEventListener("change", () => attempt(async () => {
     state.order = $("order").value;
     await next();
+  }));
+  $("only-here").addEventListener("change", () => attempt(async () => {
+    state.onlyHere = $("only-here").checked;
+    await openReview();
   }));
   listen(show);
 }
@@ -35,7 +39,7 @@ export function reviewRound(number) {
   $("order").value = state.order;
 }
 
-// When the step is opened: the newest picks of this tomogram, or else the proposals.
+// When the step is opened: the newest picks, or else the proposals.
 export async function openReview() {
   const rounds = reviewable();
   if (!state.source || (state.source !== "proposals" && !rounds.includes(Number(state.source)))) {
@@ -46,9 +50,10 @@ export async function openReview() {
   await attempt(next);
 }
 
+// Rounds whose picks are there to look through, the newest first.
 function reviewable() {
   return state.session.rounds
-    .filter((one) => one.picked.includes(state.tomogram.name))
+    .filter((one) => (state.onlyHere ? one.picked.includes(state.tomogram.name) : one.picked.length))
     .map((one) => one.number)
     .reverse();
 }
@@ -63,6 +68,12 @@ async function next() {
   const review = await refreshReview();
   if (turn !== turns) return;
   const one = review.queue[0];
+  if (one && review.tomograms[0] !== state.number) {
+    await goToTomogram(review.tomograms[0]);
+    if (turn !== turns) return;
+    suitLook();
+    for (const view of views) view.fit();
+  }
   state.selected = one ? { kind: "candidate", one, from: state.source } : null;
   if (one) {
     for (const view of views) view.focus(one.at);
@@ -88,7 +99,7 @@ function show() {
     ...reviewable().map((number) => [String(number), `picks of round ${number}`]),
     ...(state.tomogram.proposals.at.length || state.source === "proposals" ? [["proposals", "proposals"]] : []),
   ];
-  if (!choices.length) choices.push(["", "nothing yet: pick this tomogram first"]);
+  if (!choices.length) choices.push(["", "nothing yet: pick first"]);
   const key = JSON.stringify(choices);
   if (key !== lastShown) {
     $("source").replaceChildren(...choices.map(([value, text]) => new Option(text, value)));
@@ -96,6 +107,7 @@ function show() {
   }
   if (choices.some(([value]) => value === state.source)) $("source").value = state.source;
   const candidate = state.selected?.kind === "candidate" ? state.selected.one : null;
+  $("only-here-field").hidden = state.session.tomograms.length < 2 || state.source === "proposals";
   for (const id of ["accept", "reject", "skip"]) $(id).disabled = !candidate;
   $("candidate").replaceChildren(...describe(candidate));
   const review = state.review;

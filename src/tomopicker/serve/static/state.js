@@ -19,6 +19,7 @@ export const state = {
   review: null, // the queue of the review, as the server gave it
   source: "", // what is reviewed: "" for nothing yet, "proposals", or a round's number
   order: "teach",
+  onlyHere: false, // whether the review keeps to the tomogram that is shown
 };
 
 const listeners = new Set();
@@ -119,7 +120,7 @@ let asked = 0;
 export async function refreshReview() {
   const number = state.number;
   const turn = ++asked;
-  const round = state.source === "proposals" ? "" : `&round=${state.source}`;
+  const round = state.source === "proposals" ? "" : `&round=${state.source}&only_here=${state.onlyHere}`;
   const review = await getJSON(`api/tomograms/${number}/review?order=${state.order}${round}`);
   if (number === state.number && turn === asked) state.review = review;
   return review;

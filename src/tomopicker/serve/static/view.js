@@ -274,7 +274,9 @@ export class SliceView {
     for (const one of state.tomogram.particles) test(one.at, { kind: "particle", number: one.number, one });
     for (const one of shownProposals()) test(one.at, { kind: "candidate", one, from: "proposals" });
     if (state.review && state.source !== "proposals") {
-      for (const one of state.review.queue) test(one.at, { kind: "candidate", one, from: state.source });
+      for (const [row, one] of state.review.queue.entries()) {
+        if (state.review.tomograms[row] === state.number) test(one.at, { kind: "candidate", one, from: state.source });
+      }
     }
     found.sort((a, b) => a.away - b.away);
     return found[0]?.what ?? null;
@@ -374,19 +376,19 @@ export class SliceView {
 // A verdict on a candidate, which the queue or a click on its circle has chosen.
 export async function judge(answer, { one, from }) {
   const order = from === "proposals" ? "best" : state.order;
+  // At once: when the server has answered, the person may already look elsewhere.
+  if (answer === "accept") goTo(one.at);
   const done = await act({ do: "judge", tomogram: state.tomogram.name, answer, order, shown: [one] });
-  if (done && answer === "accept") {
-    goTo(one.at);
-    if (from === "proposals") document.dispatchEvent(new CustomEvent("added"));
-  }
+  if (done && answer === "accept" && from === "proposals") document.dispatchEvent(new CustomEvent("added"));
   return done;
 }
 
 export async function addAt(at) {
+  goTo(at);
   const done = await act({ do: "add", tomogram: state.tomogram.name, at: [at] });
   if (done) {
     state.selected = { kind: "particle", number: done.number };
-    goTo(at);
+    changed();
     document.dispatchEvent(new CustomEvent("added"));
   }
 }
