@@ -18,7 +18,7 @@ import torch
 
 from tomopicker.config import Objective
 from tomopicker.labels import IGNORED, NEGATIVE, POSITIVE, UNLABELLED
-from tomopicker.objectives import OBJECTIVES, balanced_pu, distillation, kl, objective, pn, pu
+from tomopicker.objectives import OBJECTIVES, balanced_pu, kl, objective, pn, pu
 from tomopicker.prior import Prior
 
 _PRIOR = Prior(observed=0.2, expected=0.3, unlabelled=0.25)
@@ -229,23 +229,3 @@ def test_rejected_voxels_add_their_mean_loss_as_negatives_and_nothing_else(name)
     assert risk.value.item() == pytest.approx(without.value.item() + added)
     slope = 0.5 / (1 + exp(-logits[3].item()))
     assert _gradient(risk, logits)[3] == pytest.approx(slope)
-
-
-def test_distillation_is_the_cross_entropy_with_the_teacher_where_nobody_judged():
-    # Only the first two voxels count; a network that says 0.5 loses ln 2 whatever it is taught.
-    taught = torch.logit(torch.tensor([0.5, 0.75, 0.9, 0.9]))
-    labels = torch.tensor([UNLABELLED, IGNORED, POSITIVE, NEGATIVE], dtype=torch.uint8)
-    logits = torch.zeros(4, requires_grad=True)
-    loss = distillation(logits, taught, labels)
-    assert loss.item() == pytest.approx(log(2))
-    loss.backward()
-    # (0.5 - taught) / 2 for each voxel that counts.
-    assert logits.grad.tolist() == pytest.approx([0.0, -0.125, 0.0, 0.0])
-
-
-def test_distillation_is_least_where_the_two_agree():
-    taught = torch.tensor([-2.0, 0.0, 3.0])
-    labels = torch.full((3,), UNLABELLED, dtype=torch.uint8)
-    least = distillation(taught, taught, labels)
-    for shift in (-0.1, 0.1):
-        assert distillation(taught + shift, taught, labels) > least

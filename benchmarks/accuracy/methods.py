@@ -32,7 +32,6 @@ TOLERANCE = 10 / 12
 WITHOUT: dict[str, dict[str, object]] = {
     "pretraining": {"training.start": "random"},
     "mean-of-weights": {"training.start_worth": 0.0},
-    "distillation": {"training.distillation": 0.0},
     "pretraining-and-filter": {"network.filter_channel": False},
     "core": {"labels.core": 1.0},
     "augmentation": {"sampling.augment": False},

@@ -122,9 +122,6 @@ class Training(Stage):
     start_worth: NotNegative = 0.0
     """Clicks that pretrained first weights are worth: the weights kept after n clicks are a mean of
     the trained and the first ones, in the proportion of n to this."""
-    distillation: NotNegative = 0.0
-    """Weight of the mean cross-entropy with what pretrained first weights say of the voxels that
-    nobody judged, beside the objective."""
     learning_rate: Positive = 2e-3
     """Of Adam, in the first epoch."""
     schedule: Literal["plateau", "cosine"] = "plateau"
@@ -299,7 +296,6 @@ _DEFAULT: dict[str, dict[str, Any]] = {
     "training": {
         "start": "pretrained",
         "start_worth": 20.0,
-        "distillation": 1.0,
         "epochs": 20,
         "batch": 6,
         "schedule": "cosine",

@@ -182,31 +182,6 @@ def objective(settings: Objective) -> RiskFunction:
     return compute
 
 
-def distillation(logits: Tensor, taught: Tensor, labels: Tensor) -> Tensor:
-    """Mean cross-entropy with another network's probabilities (Li and Hoiem 2016).
-
-    Over the voxels that nobody has judged: a click or a rejection knows better than a teacher.
-
-    Parameters
-    ----------
-    logits, taught
-        Of the network in training and of its teacher, of one shape.
-    labels
-        Of the same shape; `labels.POSITIVE` and `labels.NEGATIVE` do not count.
-
-    Returns
-    -------
-    Tensor
-        A scalar, least where the two agree.
-    """
-    # As for the objective, half precision would be useless for a sum.
-    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    losses = F.binary_cross_entropy_with_logits(
-        logits, taught.to(logits.dtype).sigmoid(), reduction="none"
-    )
-    return _mean(losses, (labels != POSITIVE) & (labels != NEGATIVE))
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Batch:
     """The logits of a batch, flat, and which of them are in P and in U, each ``(n,)``."""

@@ -26,7 +26,7 @@ from tomopicker.errors import InputError
 from tomopicker.inference import find_candidates, network_of, score
 from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED
 from tomopicker.network import build
-from tomopicker.objectives import distillation, objective
+from tomopicker.objectives import objective
 from tomopicker.pretrained import pretrained_weights
 from tomopicker.task import Labelled, Task
 from tomopicker.types import Window
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
-    from tomopicker.config import Config, Sampling
+    from tomopicker.config import Sampling
     from tomopicker.config import Training as TrainingSettings
     from tomopicker.types import Floats
 
@@ -101,8 +101,10 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
         first = pretrained_weights(task.config.network)
         load_weights(network, first)
         first = {name: tensor.to(device) for name, tensor in first.items()}
-    _move(network, device)
-    teacher = _teacher(task.config, first, device)
+    network.to(device)
+    if device == "cpu":
+        # A CPU's convolutions are a fifth faster where a voxel's channels lie beside each other.
+        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # no stub
     optimiser = torch.optim.Adam(network.parameters(), lr=settings.learning_rate, fused=True)
     average: dict[str, Tensor] | None = None
     history: list[dict[str, float | None]] = []
@@ -133,14 +135,8 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
             # The risk is no mean over windows: its parts are not those of the batch.
             logits, labels = (parallel.whole(each, mine, total) for each in (logits, labels))
             risk = compute_risk(logits.flatten(), labels.flatten(), task.prior)
-            loss = risk.loss
-            if teacher is not None:
-                with torch.no_grad(), _autocast(device, settings):
-                    taught = teacher(volumes)
-                taught = parallel.whole(taught, mine, total)
-                loss = loss + settings.distillation * distillation(logits, taught, labels)
             # torch's stub leaves backward untyped.
-            loss.backward()  # type: ignore[no-untyped-call]
+            risk.loss.backward()  # type: ignore[no-untyped-call]
             parallel.sum_gradients(network)
             optimiser.step()
             steps_done += 1
@@ -259,23 +255,6 @@ def average_precision(scores: NDArray[np.float32], positive: NDArray[np.bool_]) 
         return 0.0
     precision = np.cumsum(hits) / np.arange(1, len(hits) + 1)
     return float(precision[hits].mean())
-
-
-def _move(network: nn.Module, device: str) -> None:
-    network.to(device)
-    if device == "cpu":
-        # A CPU's convolutions are a fifth faster where a voxel's channels lie beside each other.
-        network.to(memory_format=torch.channels_last_3d)  # type: ignore[call-overload]  # no stub
-
-
-def _teacher(config: Config, first: dict[str, Tensor] | None, device: str) -> nn.Module | None:
-    """Build the network with its pretrained first weights, if training is not to forget them."""
-    if first is None or not config.training.distillation:
-        return None
-    teacher = build(config.network).eval()
-    load_weights(teacher, first)
-    _move(teacher, device)
-    return teacher
 
 
 def _batches(task: Task, rng: np.random.Generator) -> Iterator[list[tuple[int, Window, bool]]]:
