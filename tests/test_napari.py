@@ -213,6 +213,12 @@ def test_a_click_outside_of_the_tomogram_is_told_and_taken_back(widget):
     assert len(widget.viewer.layers["particles"].data) == 0
 
 
+def test_the_mean_of_the_slices_asked_for_is_shown(widget):
+    widget.slices.setValue(3)
+    assert widget.viewer.layers["sim_0001"].projection_mode == "mean"
+    assert widget.viewer.dims.thickness[0] == 3 * widget.viewer.layers["sim_0001"].scale[0]
+
+
 def test_nothing_is_asked_of_a_panel_without_a_session(viewer):
     from tomopicker.napari.widget import PickerWidget
 

@@ -52,6 +52,8 @@ def image_layer(tomogram: Tomogram) -> LayerData:
         "name": tomogram.name,
         "scale": (tomogram.voxel_size,) * 3,
         "units": ("angstrom",) * 3,
+        # A single slice is mostly noise: the viewer can show the mean of several.
+        "projection_mode": "mean",
         "contrast_limits": (float(low), float(max(high, np.nextafter(low, np.inf)))),
         "metadata": {
             METADATA: {
@@ -84,8 +86,9 @@ def points_layer(
         "size": 10.0 if radius is None else 2 * radius / voxel_size,
         "face_color": "transparent",
         "border_color": "orange",
-        "border_width": 0.05,
-        "out_of_slice_display": True,
+        "border_width": 0.1,
+        # As wide as the particle is there, where a slice cuts it off its centre.
+        "projection_mode": "rescale_spherical",
         "ndim": 3,
     }
     return np.asarray(voxels, dtype=np.float64).reshape(-1, 3), options, "points"

@@ -23,6 +23,7 @@ from qtpy.QtWidgets import (
     QLabel,
     QProgressBar,
     QPushButton,
+    QSpinBox,
     QVBoxLayout,
     QWidget,
 )
@@ -46,6 +47,9 @@ if TYPE_CHECKING:
 
 _EVERY = 500
 """Milliseconds between two looks at what is at work."""
+
+_SLICES = 5
+"""Whose mean is shown at first."""
 
 _ORDERS = {"what teaches most": "teach", "a fair sample": "random", "best first": "best"}
 
@@ -187,6 +191,10 @@ class PickerWidget(QWidget):
         self.folder.setWordWrap(True)
         self.tomogram, self.order, self.format = QComboBox(), QComboBox(), QComboBox()
         self.diameter, self.pixel_size = _angstroms(10_000), _angstroms(1_000)
+        self.slices = QSpinBox()
+        self.slices.setRange(1, 50)
+        self.slices.setValue(_SLICES)
+        self.slices.valueChanged.connect(lambda _: self._try(self._thicken))
         self.left, self.message, self.progress = QLabel(), QLabel(), QProgressBar()
         self.message.setWordWrap(True)
         self.order.addItems(list(_ORDERS))
@@ -200,6 +208,7 @@ class PickerWidget(QWidget):
         form.addRow("Folder", self.folder)
         form.addRow("Tomogram", self.tomogram)
         form.addRow("Diameter of the particle", self.diameter)
+        form.addRow("Slices shown as their mean", self.slices)
 
         find = QGroupBox("Find")
         find_row = QVBoxLayout(find)
@@ -296,6 +305,7 @@ class PickerWidget(QWidget):
         if value and value != self._bench.session.settings.diameter:
             self._bench.set_diameter(value)
             self._show_particles()
+            self._suggest_slices()
 
     def _show_tomogram(self) -> None:
         """Show the tomogram that is chosen, alone, with its particles."""
@@ -315,6 +325,23 @@ class PickerWidget(QWidget):
                 self.viewer.layers.remove(name)
         self._show_particles()
         self._show_found()
+        self._suggest_slices()
+        self._thicken()
+
+    def _suggest_slices(self) -> None:
+        """Half of the particle's diameter: its density adds up, and circles of the same reach show.
+
+        napari shows points that are within the slices whose mean it shows, and no others.
+        """
+        session = self._bench.session
+        if session.settings.diameter is not None:
+            voxel_size = session.tomogram(self._number).voxel_size
+            self.slices.setValue(round(session.settings.diameter / 2 / voxel_size))
+
+    def _thicken(self) -> None:
+        """Show the mean of as many slices as are asked for."""
+        voxel_size = self._bench.session.tomogram(self._number).voxel_size
+        self.viewer.dims.thickness = (self.slices.value() * voxel_size,) * self.viewer.dims.ndim
 
     def _show_particles(self) -> None:
         """Fill the layer of particles from the session."""
