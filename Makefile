@@ -10,13 +10,18 @@ default-100:pretraining,default-100:mean-of-weights,default-100:pretraining-and-
 default-100:augmentation,default-100:average,default-100:pu
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-faults test-slurm check docs bench bench-paper bench-accuracy bench-person bench-speed bench-workbench clean
+.PHONY: demo test test-faults test-slurm test-napari check docs bench bench-paper bench-accuracy bench-person bench-speed bench-workbench clean
 
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
 
 test: $(DEVELOPED)
 	$(BIN)/python -m pytest --cov --cov-fail-under=90
+
+# napari and Qt are large, and no part of the other tests, which skip these.
+test-napari: $(DEVELOPED)
+	$(PIP) --editable '.[dev-napari]'
+	QT_QPA_PLATFORM=offscreen $(BIN)/python -m pytest tests/test_napari.py
 
 # Minutes: two hundred tomograms, processes that are killed while they pick them, and a full disk.
 test-faults: $(DEVELOPED)
