@@ -52,8 +52,9 @@ def test_the_columns_are_those_that_the_documents_tell(tmp_path: Path) -> None:
         "x,y,z,score,probability,picked",
         "3.0000,2.5000,1.2500,3.5,0.9900,1",
     ]
-    # So it is a list of picks to every other command, too.
-    assert len(read_particles(path, voxel_size=12.5)) == 3
+    # Most of them are no picks: no other command takes them for such.
+    with pytest.raises(InputError, match="without _candidates"):
+        read_particles(path, voxel_size=12.5)
 
 
 def test_candidates_are_replaced_only_when_asked(tmp_path: Path) -> None:
