@@ -11,7 +11,7 @@ MODULES = {
     ".".join(file.relative_to(SOURCE).with_suffix("").parts)
     for file in (SOURCE / "tomopicker").rglob("*.py")
     if not file.name.startswith("__")
-}
+} - {"tomopicker.napari.widget"}  # which napari imports, that may not be here
 COMPUTE_WITH_TORCH = {
     *("tomopicker.augment", "tomopicker.checkpoint", "tomopicker.inference", "tomopicker.memory"),
     *("tomopicker.network", "tomopicker.objectives", "tomopicker.parallel"),
