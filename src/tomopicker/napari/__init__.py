@@ -1,1 +1,1 @@
-"""The plugin for napari: layers from and to our files, and the workbench in its window."""
+"""The napari plugin: tomograms and picks as layers, and the workbench's engine beside them."""

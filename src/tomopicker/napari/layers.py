@@ -1,196 +1,209 @@
-"""Layers: tomograms and particles as napari shows them, and back.
+"""Layers: tomograms and picks as napari shows them, in ångström, and picks written back.
 
-A tomogram's scale is its voxel size, so that the viewer's world is ångström from the centre of its
-first voxel, ``z y x``, and particles of any list lie where they are.
+A layer's data are voxels ``z y x`` and its `scale` is the voxel size, so that whatever is of one
+tomogram lies together, and the ruler is right.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
 
 from tomopicker.errors import InputError
-from tomopicker.io.particles.angles import from_relion, to_relion
-from tomopicker.io.particles.frame import UNKNOWN, Frame
-from tomopicker.types import Particles
+from tomopicker.io.particles import (
+    FORMATS,
+    formats_of_name,
+    read_particles,
+    recognise,
+    write_particles,
+)
+from tomopicker.io.particles.formats import is_list
+from tomopicker.io.tomograms import SUFFIXES, read_tomogram
+from tomopicker.types import Particles, Tomogram
 
 if TYPE_CHECKING:
-    from tomopicker.types import Floats, Tomogram
+    from collections.abc import Callable, Mapping, Sequence
 
 LayerData: TypeAlias = tuple[Any, dict[str, Any], str]
-"""Data, attributes and kind of a layer, as napari hands them to and fro."""
+"""Data, options of the layer, and its kind, as napari takes them."""
 
-KEY = "tomopicker"
-"""Of a layer's metadata; it holds a `Place`."""
-
-ANGLES = ("rot", "tilt", "psi")
-"""Columns of a layer with orientations: RELION's angles, degrees."""
-
-_UNIT = "angstrom"
+METADATA = "tomopicker"
+"""Key under which a layer's `metadata` hold what it is of."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class Place:
-    """The tomogram that a layer is, or is of."""
-
-    tomogram: str
-    frame: Frame
-    path: Path | None = None
-    """Its file, where it is known."""
+def reader_of(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | None:
+    """Tell napari who reads a file, by its content; None where we do not."""
+    first = Path(path if isinstance(path, str) else path[0])
+    try:
+        if first.suffix.lower() in SUFFIXES and not _is_tom_list(first):
+            return _read_tomograms
+        return _read_lists if first.is_file() and is_list(first) else None
+    except InputError:
+        return None
 
 
 def image_layer(tomogram: Tomogram) -> LayerData:
-    """Show a tomogram, which stays on disk, in ångström."""
-    middle = np.asarray(tomogram.data[tomogram.shape[0] // 2], dtype=np.float32)
-    finite = middle[np.isfinite(middle)]
-    low, high = np.percentile(finite, [0.5, 99.5]) if finite.size else (0.0, 1.0)
-    frame = Frame(
-        voxel_size=tomogram.voxel_size, shape=tomogram.shape, extent=tomogram.extent
-    )
-    attributes = {
+    """Show a tomogram; its voxels stay on the disk."""
+    middle = np.asarray(tomogram.data[tomogram.shape[0] // 2], dtype=np.float64)
+    low, high = np.nanpercentile(middle, (1, 99)) if np.isfinite(middle).any() else (0.0, 1.0)
+    options = {
         "name": tomogram.name,
-        **_where(tomogram.voxel_size),
-        "colormap": "gray",
+        "scale": (tomogram.voxel_size,) * 3,
+        "units": ("angstrom",) * 3,
+        # A single slice is mostly noise: the viewer can show the mean of several.
+        "projection_mode": "mean",
         "contrast_limits": (float(low), float(max(high, np.nextafter(low, np.inf)))),
-        "multiscale": False,
         "metadata": {
-            KEY: Place(tomogram=tomogram.name, frame=frame, path=tomogram.path),
+            METADATA: {
+                "path": str(tomogram.path or ""),
+                "shape": tomogram.shape,
+                "extent": tomogram.extent,
+                "pixel_size": tomogram.pixel_size,
+            }
         },
     }
-    return tomogram.data, attributes, "image"
+    return tomogram.data, options, "image"
 
 
-def points_layer(particles: Particles, place: Place, name: str) -> LayerData:
-    """Show the particles of one tomogram; what else is known of each becomes a feature."""
-    frame = place.frame
-    features: dict[str, Any] = {}
-    if particles.scores is not None:
-        features["score"] = particles.scores
-    if particles.probabilities is not None:
-        features["probability"] = particles.probabilities
-    if particles.orientations is not None:
-        features |= dict(zip(ANGLES, to_relion(particles.orientations).T, strict=True))
-    features |= {column: list(cells) for column, cells in particles.extra.items()}
-    attributes = {
-        "name": name,
-        **_where(frame.voxel_size),
-        "features": features,
-        **rings(2 * frame.drawn_radius / frame.voxel_size),
-        "metadata": {KEY: place},
-    }
-    return particles.positions[:, ::-1] / frame.voxel_size, attributes, "points"
-
-
-def rings(size: float, colour: str = "yellow") -> dict[str, Any]:
-    """Attributes of points that are drawn as spheres are cut by the slice; size in voxels."""
-    return {
-        "size": size,
-        "face_color": "transparent",
-        "border_color": colour,
-        "border_width": 0.06,
-        "projection_mode": "rescale_spherical",
-    }
-
-
-def particles_of(
-    data: Floats, attributes: Mapping[str, Any], open_layers: Sequence[Any] = ()
-) -> tuple[Particles, Place]:
-    """Take particles from a points layer.
+def points_layer(
+    voxels: np.ndarray[Any, Any], *, name: str, voxel_size: float, radius: float | None = None
+) -> LayerData:
+    """Show particles as circles of their size in every slice that they reach.
 
     Parameters
     ----------
+    voxels
+        (n, 3) ``z y x``.
+    voxel_size, radius
+        Ångström.
+    """
+    options = {
+        "name": name,
+        "scale": (voxel_size,) * 3,
+        "units": ("angstrom",) * 3,
+        "size": 10.0 if radius is None else 2 * radius / voxel_size,
+        "face_color": "transparent",
+        "border_color": "orange",
+        "border_width": 0.1,
+        # As wide as the particle is there, where a slice cuts it off its centre.
+        "projection_mode": "rescale_spherical",
+        "ndim": 3,
+    }
+    return np.asarray(voxels, dtype=np.float64).reshape(-1, 3), options, "points"
+
+
+def write_points(path: str, data: Any, attributes: Mapping[str, Any]) -> list[str]:
+    """Write a layer of points in the format that the file's name tells, in its own place.
+
+    Parameters
+    ----------
+    path
+        Its ending chooses the format; of several the likeliest: `tomopicker convert` has all.
     data
-        (n, 3) ``z y x`` points, in the layer's own coordinates.
+        (n, 3) voxels ``z y x``.
     attributes
-        Of the layer, as napari hands them to a writer.
-    open_layers
-        Layers of the viewer: the one tomogram among them is theirs, where nothing else tells.
+        What napari knows of the layer: `scale` is the voxel size in ångström.
 
     Returns
     -------
-    tuple
-        The particles, in the frame of the place, which is the tomogram that they are of.
+    list
+        What was written.
 
     Raises
     ------
     InputError
-        When the points are not of a volume, are turned, or could be of several tomograms.
+        When the layer is not of a volume, or the format needs more than the layer tells.
     """
-    name = attributes.get("name", "points")
-    data = np.asarray(data, dtype=np.float64)
-    if data.ndim != 2 or data.shape[1] != 3:
-        raise InputError(f"layer {name}: its points are not of a volume; give them z, y and x")
+    voxels = np.asarray(data, dtype=np.float64).reshape(len(data), -1)
+    if voxels.shape[1] != 3:
+        raise InputError(f"{path}: these points have {voxels.shape[1]} axes; picks have z, y and x")
+    formats = formats_of_name(Path(path))
+    if not formats:
+        raise InputError(f"{path}: no format is written so; give a name that ends as .star or .csv")
     scale = np.asarray(attributes.get("scale", (1.0,) * 3), dtype=np.float64)
-    shift = np.asarray(attributes.get("translate", (0.0,) * 3), dtype=np.float64)
-    for turn, straight in (("rotate", np.eye(3)), ("affine", np.eye(4)), ("shear", np.zeros(3))):
-        if turn in attributes and not np.allclose(attributes[turn], straight):
-            raise InputError(f"layer {name}: is turned or sheared in the viewer; undo that")
-    place = (attributes.get("metadata") or {}).get(KEY) or _only_place(open_layers, name)
-    if place is None:
-        # Who sets a layer's scale without a tomogram of ours can only mean the voxel size.
-        if np.ptp(scale) > 1e-6 * scale.max():
-            raise InputError(f"layer {name}: its scale differs between axes; open its tomogram")
-        frame = Frame(voxel_size=float(scale[0]))
-        place = Place(tomogram=str(name), frame=frame)
-        shift = np.zeros(3)
-    elif place.frame.voxel_size == UNKNOWN:
-        shift, scale = np.zeros(3), np.ones(3)
-    return _particles(data * scale + shift, place, attributes.get("features")), place
-
-
-def places(layers: Sequence[Any]) -> list[Place]:
-    """Tomograms among the layers of a viewer, in their order."""
-    found = [layer.metadata.get(KEY) for layer in layers if layer._type_string == "image"]
-    return [place for place in found if place is not None]
-
-
-def _only_place(layers: Sequence[Any], name: object) -> Place | None:
-    found = places(layers)
-    if len(found) > 1:
+    if not np.allclose(scale, scale[0]):
+        raise InputError(f"{path}: the layer's scale differs along its axes; voxels are cubes")
+    known = _tomogram_of(attributes)
+    if FORMATS[formats[0]].writes_shape and "shape" not in known:
         raise InputError(
-            f"layer {name}: several tomograms are open, and nothing tells of which one it is; "
-            "choose both in the TomoPicker widget, or leave only its tomogram open"
+            f"{path}: {formats[0]} needs the tomogram; open it here first, with TomoPicker"
         )
-    return found[0] if found else None
-
-
-def _where(voxel_size: float) -> dict[str, Any]:
-    if voxel_size == UNKNOWN:
-        return {}
-    return {"scale": (voxel_size,) * 3, "units": (_UNIT,) * 3}
-
-
-def _particles(world: Floats, place: Place, features: Any) -> Particles:
-    """Make a table of (n, 3) ``z y x`` ångström and a layer's table of features."""
-    columns: dict[str, Any] = {}
-    if features is not None:
-        columns = {str(name): np.asarray(features[name]) for name in features}
-    numbers = {
-        name: _numbers(columns.pop(name))
-        for name in ("score", "probability", *ANGLES)
-        if name in columns
-    }
-    scores, chances = (numbers.get(name) for name in ("score", "probability"))
-    angles = [numbers.get(name) for name in ANGLES]
-    turns = None
-    if all(column is not None for column in angles):
-        turns = from_relion(np.stack([column for column in angles if column is not None], axis=1))
-    return Particles(
-        positions=world[:, ::-1],
-        voxel_size=place.frame.voxel_size,
-        scores=scores,
-        probabilities=chances,
-        tomograms=(place.tomogram,) * len(world),
-        orientations=turns,
-        extra={name: tuple(str(cell) for cell in cells) for name, cells in columns.items()},
+    features = attributes.get("features")
+    scores = None if features is None or "score" not in features else np.asarray(features["score"])
+    particles = Particles.from_voxels(voxels, voxel_size=float(scale[0]), scores=scores)
+    write_particles(
+        path,
+        particles,
+        format=formats[0],
+        shape=known.get("shape"),
+        pixel_size=known.get("pixel_size"),
+        extent=known.get("extent"),
+        # napari has asked already.
+        overwrite=True,
     )
+    return [path]
 
 
-def _numbers(column: Any) -> Floats | None:
-    """(n,) numbers; None where a point that was added by hand has none."""
-    values = np.asarray(column, dtype=np.float64)
-    return values if np.isfinite(values).all() else None
+def _read_tomograms(path: Any) -> list[LayerData]:
+    return [image_layer(read_tomogram(one)) for one in _all(path)]
+
+
+def _read_lists(path: Any) -> list[LayerData]:
+    """Read picks into the voxels of the tomogram that is open."""
+    known = _open_tomogram()
+    layers = []
+    for one in _all(path):
+        if known is None and not FORMATS[recognise(one)].in_voxels:
+            raise InputError(
+                f"{one}: counts in ångström; open its tomogram first, which tells the voxel size"
+            )
+        voxel_size, about = known or (1.0, {})
+        particles = read_particles(
+            one,
+            voxel_size=voxel_size,
+            shape=about.get("shape"),
+            pixel_size=about.get("pixel_size"),
+            extent=about.get("extent"),
+        )
+        data, options, kind = points_layer(particles.voxels, name=one.stem, voxel_size=voxel_size)
+        if particles.scores is not None:
+            options["features"] = {"score": particles.scores}
+        options["metadata"] = {METADATA: about}
+        layers.append((data, options, kind))
+    return layers
+
+
+def _all(path: Any) -> list[Path]:
+    return [Path(one) for one in ([path] if isinstance(path, str | Path) else path)]
+
+
+def _is_tom_list(path: Path) -> bool:
+    """Whether an EM file holds TOM's list of particles, not a volume."""
+    return path.suffix.lower() == ".em" and path.is_file() and is_list(path)
+
+
+def _open_tomogram() -> tuple[float, dict[str, Any]] | None:
+    """Voxel size and description of the tomogram in the viewer: the selected one, or the last."""
+    import napari
+
+    viewer = napari.current_viewer()
+    if viewer is None:
+        return None
+    ours = [layer for layer in viewer.layers if "shape" in layer.metadata.get(METADATA, {})]
+    images = [layer for layer in ours if type(layer).__name__ == "Image"]
+    if not images:
+        return None
+    active = viewer.layers.selection.active
+    layer = active if active in images else images[-1]
+    return float(layer.scale[-1]), dict(layer.metadata[METADATA])
+
+
+def _tomogram_of(attributes: Mapping[str, Any]) -> dict[str, Any]:
+    """What is known of the tomogram that points are of: what they say, or what is open."""
+    own = dict(attributes.get("metadata", {}).get(METADATA, {}))
+    if "shape" in own:
+        return own
+    known = _open_tomogram()
+    return {} if known is None else known[1]
