@@ -202,7 +202,8 @@ def _change(rng: np.random.Generator, tree: Any) -> None:
     elif kind == 1 and isinstance(parent, dict):
         parent[f"{key}x" if rng.random() < 0.5 else ""] = parent[key]
     elif kind == 2 and isinstance(parent[key], int | float):
-        parent[key] = type(parent[key])(parent[key] * rng.choice([-1, 0, 2, 1000, 10**9]))
+        factor = int(rng.choice([-1, 0, 2, 1000, 10**9]))
+        parent[key] = type(parent[key])(parent[key] * factor)
     elif kind == 3 and isinstance(parent[key], list):
         parent[key] = parent[key] * int(rng.choice([0, 2, 1000]))
     elif kind == 4:

@@ -70,13 +70,13 @@ class Calibration(BaseModel):
     """Of the labelled particles that were found, in units of z."""
     raw_scores: tuple[Finite, ...] = ()
     """The same as the network gave them; empty in checkpoints that are older than this."""
-    labelled: Annotated[int, Field(ge=1)]
+    labelled: Annotated[int, Field(ge=1, le=10**12)]
     """Labelled particles in all, found or not."""
     held_out: bool
     """Whether training had not seen them."""
-    peaks: Annotated[int, Field(ge=0)]
+    peaks: Annotated[int, Field(ge=0, le=10**12)]
     """Peaks that were looked at."""
-    particles: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+    particles: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
     """Estimated number of particles among them."""
     level: Finite
     """Of the other peaks, as `slope` and `curvature`: exp(level - slope z - curvature z²)."""
