@@ -599,6 +599,7 @@ def weight_that_is_nan(_: dict[str, Any], tensors: dict[str, np.ndarray]) -> Non
         stated("radius_voxels", 10**12),
         stated("filter_profile", [1.0] * 100_000),
         stated("filter_profile", [0.5, 0.5]),
+        stated("filter_profile", None),
         stated("voxel_size", -1),
         stated("voxel_size", "NaN"),
         stated("format", 99),

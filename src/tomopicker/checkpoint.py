@@ -80,6 +80,8 @@ class Description(Described):
             raise ValueError(f"a radius of {self.radius_voxels} voxels is larger than the window")
         if self.filter_profile and len(self.filter_profile) > 2 * self.radius_voxels + 2:
             raise ValueError(f"{len(self.filter_profile)} voxels of filter are beyond the particle")
+        if (self.filter_profile is None) == self.config.network.filter_channel:
+            raise ValueError("the network has a filter's channel and no filter, or the opposite")
         if self.filter_profile is not None and len(set(self.filter_profile)) < 2:
             raise ValueError("the filter has the same density everywhere, which matches nothing")
         return self
