@@ -81,8 +81,7 @@ def address_of(server: subprocess.Popen[str]) -> str:
 
 def look(address: str) -> dict[str, object]:
     """Milliseconds of the page and of slices along each axis: first, median and slowest."""
-    started = time.perf_counter()
-    page = get(address)
+    page, started = get(address)
     parts = re.findall(r'(?:src|href)="(static/[^"]+)"', page.decode())
     for part in (*parts, "api/session", "api/tomograms/0"):
         get(address + part)
@@ -115,10 +114,11 @@ def look(address: str) -> dict[str, object]:
     return measured
 
 
-def get(url: str) -> bytes:
-    """Content of an address."""
+def get(url: str) -> tuple[bytes, float]:
+    """Content of an address, and when it was asked for."""
+    started = time.perf_counter()
     with urllib.request.urlopen(url) as answer:
-        return answer.read()
+        return answer.read(), started
 
 
 if __name__ == "__main__":
