@@ -41,7 +41,7 @@ def written(path: Path, format: str, name: str = "TS_01") -> Path:
 def labelled(*places: Path) -> dict[str, Particles]:
     """What `tomopicker train PLACES` learns from."""
     tomograms, lists = tomograms_and_picks(places, None)
-    found = read_labelled(
+    found, _ = read_labelled(
         tomograms,
         lists or picks_of_project(tomograms),
         voxel_size=None,

@@ -367,7 +367,9 @@ def test_a_listed_tomogram_that_is_broken_is_told_though_others_have_picks(
     (tmp_path / "rec" / "TS_02.mrc").write_bytes(b"cut off")
     for name in ("TS_01", "TS_02"):
         (tmp_path / f"{name}.csv").write_text("x,y,z\n1,2,1\n")
-    labelled = read_labelled([tmp_path / "rec"], [tmp_path], voxel_size=None, skip_unmatched=False)
+    labelled, _ = read_labelled(
+        [tmp_path / "rec"], [tmp_path], voxel_size=None, skip_unmatched=False
+    )
     assert [tomogram.name for tomogram, _ in labelled] == ["TS_01"]
     told = capsys.readouterr().err
     assert "1 of 2 tomograms could not be opened" in told

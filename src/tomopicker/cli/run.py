@@ -240,11 +240,16 @@ def read_labelled(
     voxel_size: float | None,
     skip_unmatched: bool,
     negatives: Path | None = None,
-) -> list[tuple[Tomogram, Particles]]:
-    """Read tomograms with the picks of each, checked to lie inside.
+) -> tuple[list[tuple[Tomogram, Particles]], list[Particles] | None]:
+    """Read tomograms with the picks and the rejected places of each, checked to lie inside.
 
     Of a list, a folder or a project, only tomograms that have picks, or rejected places in
     `negatives`, are kept; every one that was named by itself must have some.
+
+    Returns
+    -------
+    tuple
+        The tomograms with their picks, and the rejected places of each; None without `negatives`.
     """
     from tomopicker.io.names import in_words
     from tomopicker.io.particles import check_inside, read_picks_for
@@ -284,13 +289,13 @@ def read_labelled(
             f"out; the first: {broken[0]}",
             soft_wrap=True,
         )
-    everything = list(zip(tomograms, tables, strict=True))
-    rejected = read_negatives(negatives, everything)
-    labelled = []
-    for number, (tomogram, table) in enumerate(everything):
+    rejected = None if negatives is None else _read_negatives(negatives, tomograms)
+    labelled, kept = [], []
+    for number, (tomogram, table) in enumerate(zip(tomograms, tables, strict=True)):
         check_inside(table, tomogram.shape, in_words(picks))
-        if len(table) or (rejected and len(rejected[number])):
+        if len(table) or (rejected is not None and len(rejected[number])):
             labelled.append((tomogram, table))
+            kept.append(number)
         elif not are_listed:
             raise InputError(
                 f"{tomogram.name}: has neither picks in {in_words(picks)} nor rejected places in "
@@ -304,18 +309,13 @@ def read_labelled(
             f"{len(labelled)} of {len(sources)} tomograms have {what}: {names}{more}",
             soft_wrap=True,
         )
-    return labelled
+    return labelled, None if rejected is None else [rejected[number] for number in kept]
 
 
-def read_negatives(
-    path: Path | None, labelled: Sequence[tuple[Tomogram, Particles]]
-) -> list[Particles] | None:
-    """Read what was rejected in the tomograms to learn from; None where nothing was given."""
+def _read_negatives(path: Path, tomograms: Sequence[Tomogram]) -> list[Particles]:
+    """Read what was rejected in the tomograms to learn from."""
     from tomopicker.io.particles import check_inside, read_picks_for
 
-    if path is None:
-        return None
-    tomograms = [tomogram for tomogram, _ in labelled]
     # Not in every tomogram something was rejected, and not in every one something was clicked.
     tables = read_picks_for(path, tomograms, skip_unmatched=True, allow_none=len(tomograms) > 1)
     for tomogram, table in zip(tomograms, tables, strict=True):

@@ -133,7 +133,6 @@ def train(
         masked,
         masks_of,
         read_labelled,
-        read_negatives,
         rescaling,
     )
     from tomopicker.cli.slurm import is_at_work, read_cluster, train_with_a_job
@@ -158,17 +157,16 @@ def train(
     with parallel.failing_together():
         tomograms, lists = tomograms_and_picks(tomograms, picks)
         lists = lists or picks_of_project(tomograms)
-        labelled = read_labelled(
+        labelled, rejected = read_labelled(
             tomograms,
             lists,
             voxel_size=voxel_size,
             skip_unmatched=skip_unmatched,
             negatives=negatives,
         )
-        rejected = read_negatives(negatives, labelled)
         validation = None
         if val_tomogram is not None and val_picks is not None:
-            found = read_labelled(
+            found, _ = read_labelled(
                 [val_tomogram], [val_picks], voxel_size=voxel_size, skip_unmatched=skip_unmatched
             )
             if len(found) > 1:
