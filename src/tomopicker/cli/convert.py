@@ -162,24 +162,20 @@ def _write(
         write_import_list,
         write_optimisation_set,
     )
-    from tomopicker.io.tomograms.relion import LISTED, read_optimisation_set
+    from tomopicker.io.tomograms.relion import list_at
 
     if split:
         write_apart(out, parts, format=target, overwrite=force)
         if target == "relion5":
             write_import_list(out)
         return
-    likes = [like / LISTED if (like / LISTED).is_file() else like for like in likes]
-    lists = [like for like in likes if like.suffix.lower() == ".star"]
-    wants_set = target == "relion5" and len(likes) == len(lists) == 1
-    written = [out, out.with_name(OPTIMISATION_SET)] if wants_set else [out]
+    tomograms = list_at(likes[0]) if target == "relion5" and len(likes) == 1 else None
+    written = [out] if tomograms is None else [out, out.with_name(OPTIMISATION_SET)]
     for path in written:
         if path.exists() and not force:
             raise InputError(f"{path}: is already there; give another name, or --force")
     write_joined(out, parts, format=target, overwrite=force)
-    if wants_set:
-        named = read_optimisation_set(lists[0])
-        tomograms = lists[0] if named is None else named[1]
+    if tomograms is not None:
         write_optimisation_set(written[1], particles=out, tomograms=tomograms, overwrite=force)
 
 

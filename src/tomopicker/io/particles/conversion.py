@@ -24,8 +24,8 @@ from tomopicker.io.particles.frame import UNKNOWN, Frame
 from tomopicker.io.particles.relion5 import centre
 from tomopicker.io.particles.rows import listed
 from tomopicker.io.particles.star import GROUP_NAME, PIXEL
-from tomopicker.io.tomograms import LISTED, Source, find_tomograms
-from tomopicker.io.tomograms.relion import Row, read_optimisation_set, read_rows
+from tomopicker.io.tomograms import Source, find_tomograms
+from tomopicker.io.tomograms.relion import Row, list_at, read_rows
 from tomopicker.types import Particles
 
 
@@ -107,12 +107,10 @@ def read_known(
             raise InputError(f"{option} must be a number of ångström above 0, got {size:g}")
     frames: dict[str, Frame] = {}
     only: list[Source] = []
-    for place in likes:
-        like = place / LISTED if (place / LISTED).is_file() else place
-        if like.suffix.lower() == ".star":
+    for like in likes:
+        listed_in = list_at(like)
+        if listed_in is not None:
             # Of the tomograms themselves nobody learns an odd unbinned size.
-            named = read_optimisation_set(like)
-            listed_in = like if named is None else named[1]
             rows = read_rows(listed_in)
             frames |= {row.name: _frame_of_row(row, listed_in, voxel_size) for row in rows}
         else:

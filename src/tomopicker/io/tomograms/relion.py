@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tomopicker.errors import InputError
-from tomopicker.io.particles.star import numbers, read_blocks, write_blocks
+from tomopicker.io.particles.star import PIXEL, numbers, read_blocks, write_blocks
 from tomopicker.io.tomograms.source import Source, folders_for
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ _CHOICES = {
     "mean of half maps": (f"{_WHOLE}Half1", f"{_WHOLE}Half2"),
 }
 _NAME = "rlnTomoName"
-_PIXEL_SIZE, _BINNING = "rlnTomoTiltSeriesPixelSize", "rlnTomoTomogramBinning"
+_BINNING = "rlnTomoTomogramBinning"
 _SIZES = ("rlnTomoSizeX", "rlnTomoSizeY", "rlnTomoSizeZ")
 _NOTHING = {"", "N/A", "None", "none", "nan", "<NA>"}
 _PARTICLES, _TOMOGRAMS = "rlnTomoParticlesFile", "rlnTomoTomogramsFile"
@@ -76,7 +76,7 @@ def read_rows(path: Path) -> list[Row]:
     table = next((block for block in blocks.values() if _is_list(block)), None)
     if table is None:
         raise InputError(f"{path}: {_complaint(blocks)}")
-    pixels, binnings = (_above_0(path, table, column) for column in (_PIXEL_SIZE, _BINNING))
+    pixels, binnings = (_above_0(path, table, column) for column in (PIXEL, _BINNING))
     sides = zip(*(_above_0(path, table, column) for column in _SIZES), strict=True)
     rows = []
     for (_, cells), pixel, binning, (x, y, z) in zip(
@@ -112,8 +112,7 @@ def read_tomogram_list(path: Path) -> list[Source]:
     InputError
         When a file cannot be read or lists no reconstructed tomogram.
     """
-    named = read_optimisation_set(path)
-    path = path if named is None else named[1]
+    path = list_at(path) or path
     sources = [
         Source(
             name=row.name,
@@ -130,6 +129,21 @@ def read_tomogram_list(path: Path) -> list[Source]:
     if not sources:
         raise InputError(f"{path}: {_complaint(read_blocks(path))}")
     return sources
+
+
+def list_at(place: Path) -> Path | None:
+    """Find the list that a folder holds, or that a STAR file is or names; None elsewhere.
+
+    Raises
+    ------
+    InputError
+        As `read_optimisation_set`.
+    """
+    path = place / LISTED if (place / LISTED).is_file() else place
+    if path.suffix.lower() != ".star":
+        return None
+    named = read_optimisation_set(path)
+    return path if named is None else named[1]
 
 
 def read_optimisation_set(path: Path) -> tuple[Path, Path] | None:
@@ -158,10 +172,10 @@ def write_half_maps(path: Path, source: Source) -> None:
         When a half map is nowhere, or the list cannot be written.
     """
     first, second = (str(file.absolute()) for file in source.files())
-    row = {"rlnTomoName": source.name, f"{_WHOLE}Half1": first, f"{_WHOLE}Half2": second}
+    row = {_NAME: source.name, f"{_WHOLE}Half1": first, f"{_WHOLE}Half2": second}
     table = pd.DataFrame([row])
     if source.voxel_size is not None:
-        table[_PIXEL_SIZE], table[_BINNING] = source.voxel_size, 1.0
+        table[PIXEL], table[_BINNING] = source.voxel_size, 1.0
     if source.extent is not None and source.voxel_size is not None:
         for column, side in zip(_SIZES, source.extent, strict=True):
             table[column] = side / source.voxel_size
@@ -180,7 +194,7 @@ def _found(path: Path, named: str) -> Path:
 
 def _is_list(table: pd.DataFrame) -> bool:
     columns = set(map(str, table.columns))
-    stated = {_PIXEL_SIZE, *_SIZES, *(column for choice in _CHOICES.values() for column in choice)}
+    stated = {PIXEL, *_SIZES, *(column for choice in _CHOICES.values() for column in choice)}
     is_of_particles = any("Coordinate" in column for column in columns)
     return _NAME in columns and bool(columns & stated) and not is_of_particles
 
