@@ -225,11 +225,11 @@ def count_at_most(scores: Floats, labelled: LabelledScores) -> float:
 
     If every peak above some cut-off t were a particle, there would be n(t) / R(t) of them, with
     n(t) peaks, but for those that were rejected, and the share R(t) of the labelled particles above
-    it. False peaks only raise that
-    ratio, so its least value is the bound (as in best bin estimation of a class prior, Garg et al.
-    2021). Cut-offs that fewer than 40 % of the labelled particles reach are not tried, the
-    particle that defines the cut-off counts half, since it stands on it, and the ratios are
-    compared by their upper confidence limits: else two or three lucky particles would decide.
+    it. False peaks only raise that ratio, so its least value is the bound (as in best bin
+    estimation of a class prior, Garg et al. 2021). Cut-offs that fewer than 40 % of the labelled
+    particles reach are not tried, the particle that defines the cut-off counts half, since it
+    stands on it, and the ratios are compared by their upper confidence limits: else two or three
+    lucky particles would decide.
 
     Parameters
     ----------
@@ -262,15 +262,7 @@ def count_in_all(tomograms: Sequence[tuple[Floats, LabelledScores]]) -> float:
     tomograms
         For each the scores of its peaks, in descending order, and those of its labelled particles.
     """
-    some = [(scores, labelled) for scores, labelled in tomograms if len(scores)]
-    if not some:
-        return 0.0
-    peaks = np.concatenate([_standard(scores, scores) for scores, _ in some])
-    found = np.concatenate([_standard(labelled.scores, scores) for scores, labelled in some])
-    wrong = np.concatenate([_standard(labelled.rejected, scores) for scores, labelled in some])
-    total = sum(labelled.total for _, labelled in some)
-    together = LabelledScores(scores=found, total=total, rejected=wrong)
-    return count_at_most(np.sort(peaks)[::-1], together)
+    return count_at_most(*_together(tomograms))
 
 
 def learn_calibration(
@@ -288,19 +280,14 @@ def learn_calibration(
     held_out
         Whether training had not seen the labelled particles.
     """
-    standard, found = [], []
-    for scores, labelled in tomograms:
-        if len(scores):
-            standard.append(_standard(scores, scores))
-            found.append(_standard(labelled.scores, scores))
-    z = np.concatenate([*standard, np.empty(0)])
-    scores = np.concatenate([*found, np.empty(0)])
+    z, together = _together(tomograms)
+    scores = together.scores
     total = sum(labelled.total for _, labelled in tomograms)
     counts, centres, width = _histogram(z)
     start = math.log(max(counts[0], 1) / width)
     mean, deviation = _location(scores)
     least = math.log(max(known, 1))
-    bound = max(count_in_all(tomograms), 1.0)
+    bound = max(count_at_most(z, together), 1.0)
     likely = max(math.log(bound) - _BOUND_IS_HIGH, least)
 
     def cost(values: Floats) -> float:
@@ -399,6 +386,27 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
             others=others * width,
             training=(others_there + particles_there) * width,
         ),
+    )
+
+
+def _together(
+    tomograms: Sequence[tuple[Floats, LabelledScores]],
+) -> tuple[Floats, LabelledScores]:
+    """Join the z of several tomograms' peaks, in descending order, and of what is labelled there.
+
+    Tomograms without a peak, which have no unit either, are left out.
+    """
+    some = [(scores, labelled) for scores, labelled in tomograms if len(scores)]
+    nothing = np.empty(0)
+
+    def joined(parts: list[Floats]) -> Floats:
+        return np.concatenate([*parts, nothing])
+
+    z = joined([_standard(scores, scores) for scores, _ in some])
+    return np.sort(z)[::-1], LabelledScores(
+        scores=joined([_standard(labelled.scores, scores) for scores, labelled in some]),
+        total=sum(labelled.total for _, labelled in some),
+        rejected=joined([_standard(labelled.rejected, scores) for scores, labelled in some]),
     )
 
 
