@@ -40,20 +40,20 @@ def read_cluster(profile: Path | None, *, detach: bool) -> Profile | None:
     return read
 
 
-def is_at_work(out: Path) -> bool:
-    """Whether jobs that were submitted for a folder of results have not ended."""
+def at_work(out: Path) -> Submitted | None:
+    """Find the jobs that were submitted for a folder of results and have not ended."""
     from tomopicker.cluster import Submitted
 
     submitted = Submitted.read(out)
     if submitted is None:
-        return False
+        return None
     states = submitted.states()
     if states is None:
         raise InputError(
             f"{out}: job {submitted.job} was submitted for it, and squeue does not tell whether it "
             "has ended; give the same command again when SLURM answers"
         )
-    return bool(states)
+    return submitted if states else None
 
 
 def pick_with_jobs(
@@ -162,10 +162,10 @@ def _submit(
 ) -> Submitted:
     """Submit jobs, unless those of the same command have not ended."""
     from tomopicker.cli.run import console
-    from tomopicker.cluster import Submitted, submit
+    from tomopicker.cluster import submit
 
-    earlier = Submitted.read(out)
-    if earlier is not None and is_at_work(out):
+    earlier = at_work(out)
+    if earlier is not None:
         if list(earlier.arguments) != list(arguments):
             raise InputError(
                 f"{out}: job {earlier.job} is still at work for it, with another command; wait "

@@ -135,7 +135,7 @@ def train(
         read_labelled,
         rescaling,
     )
-    from tomopicker.cli.slurm import is_at_work, read_cluster, train_with_a_job
+    from tomopicker.cli.slurm import at_work, read_cluster, train_with_a_job
     from tomopicker.config import preset as make_config
     from tomopicker.io.places import picks_of_project, tomograms_and_picks
     from tomopicker.task import prepare
@@ -147,7 +147,7 @@ def train(
         profile = read_cluster(slurm, detach=detach)
         if profile is not None and parallel.processes() > 1:
             raise InputError("--slurm: submits one job; give it without torchrun")
-        if is_first and not (profile is not None and is_at_work(out)):
+        if is_first and (profile is None or at_work(out) is None):
             Run.check_out(out, resume=resume)
         if (val_tomogram is None) != (val_picks is None):
             raise InputError("--val-tomogram and --val-picks belong together: give both or neither")
