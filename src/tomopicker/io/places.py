@@ -18,6 +18,10 @@ from tomopicker.io.tomograms.zarr import is_zarr
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+# TOM's lists are volumes by their name.
+_NO_LISTS = frozenset(SUFFIXES) - {".em"}
+"""How the names of volumes end that are not looked into for a list."""
+
 
 def tomograms_and_picks(
     places: Sequence[Path], picks: Path | None
@@ -96,22 +100,30 @@ def picks_of_project(places: Sequence[Path]) -> list[Path]:
     return found
 
 
+def is_picks(file: Path) -> bool:
+    """Tell whether a file is a list of particles.
+
+    Raises
+    ------
+    InputError
+        As `is_list`.
+    """
+    return file.suffix.lower() not in _NO_LISTS and file.is_file() and is_list(file)
+
+
 def _holds_picks(place: Path) -> bool:
     """Tell whether a file, all files of a pattern, or a folder are picks."""
     matches = files_of(place)
     if matches != [place]:
         return all(_holds_picks(match) for match in matches)
-    # TOM's lists are volumes by their name.
-    if place.suffix.lower() in set(SUFFIXES) - {".em"}:
+    if not place.is_dir():
+        return is_picks(place)
+    if place.suffix.lower() in _NO_LISTS or is_zarr(place) or holds_tomograms(place):
         return False
-    if place.is_dir():
-        if is_zarr(place) or holds_tomograms(place):
-            return False
-        try:
-            return bool(list_files(place))
-        except InputError:
-            return False
-    return place.is_file() and is_list(place)
+    try:
+        return bool(list_files(place))
+    except InputError:
+        return False
 
 
 def _pattern(file: Path) -> Path:

@@ -19,7 +19,7 @@ from tomopicker.io.particles import (
     recognise,
     write_particles,
 )
-from tomopicker.io.particles.formats import is_list
+from tomopicker.io.places import is_picks
 from tomopicker.io.tomograms import SUFFIXES, read_tomogram
 from tomopicker.types import Particles, Tomogram
 
@@ -37,11 +37,11 @@ def reader_of(path: str | Sequence[str]) -> Callable[[Any], list[LayerData]] | N
     """Tell napari who reads a file, by its content; None where we do not."""
     first = Path(path if isinstance(path, str) else path[0])
     try:
-        if first.suffix.lower() in SUFFIXES and not _is_tom_list(first):
-            return _read_tomograms
-        return _read_lists if first.is_file() and is_list(first) else None
+        if is_picks(first):
+            return _read_lists
     except InputError:
         return None
+    return _read_tomograms if first.suffix.lower() in SUFFIXES else None
 
 
 def image_layer(tomogram: Tomogram) -> LayerData:
@@ -177,11 +177,6 @@ def _read_lists(path: Any) -> list[LayerData]:
 
 def _all(path: Any) -> list[Path]:
     return [Path(one) for one in ([path] if isinstance(path, str | Path) else path)]
-
-
-def _is_tom_list(path: Path) -> bool:
-    """Whether an EM file holds TOM's list of particles, not a volume."""
-    return path.suffix.lower() == ".em" and path.is_file() and is_list(path)
 
 
 def _open_tomogram() -> tuple[float, dict[str, Any]] | None:

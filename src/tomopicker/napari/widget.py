@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
+from napari.layers.base import ActionType
 from napari.utils.notifications import show_info, show_warning
 from qtpy.QtCore import QTimer
 from qtpy.QtWidgets import (
@@ -50,6 +51,9 @@ _EVERY = 500
 
 _SLICES = 5
 """Whose mean is shown at first."""
+
+_DONE = (ActionType.ADDED, ActionType.REMOVED, ActionType.CHANGED)
+"""What napari tells of a layer's points when it has happened, not when it is about to."""
 
 _ORDERS = {"what teaches most": "teach", "a fair sample": "random", "best first": "best"}
 
@@ -347,15 +351,14 @@ class PickerWidget(QWidget):
         """Fill the layer of particles from the session."""
         session = self._bench.session
         voxels = session.voxels(session.tomogram(self._number).name)
-        self._layer = self._show_points("particles", voxels, "cyan")
-        if not getattr(self._layer, "_tomopicker_connected", False):
-            self._layer.events.data.connect(self._edited)
-            self._layer._tomopicker_connected = True
+        layer = self._show_points("particles", voxels, "cyan")
+        if layer is not self._layer:
+            layer.events.data.connect(self._edited)
+            self._layer = layer
 
     def _edited(self, event: Any) -> None:
         """Keep what was done to the particles' layer, or put the layer back where it cannot be."""
-        action = str(getattr(getattr(event, "action", ""), "value", getattr(event, "action", "")))
-        if self.workbench is None or action not in ("added", "removed", "changed"):
+        if self.workbench is None or event.action not in _DONE:
             return
         session = self.workbench.session
         name = session.settings.tomograms[self._number].name
