@@ -27,15 +27,12 @@ from typing import Any
 import numpy as np
 import torch
 
-from tomopicker.calibrate import Calibration
+from described import describe
 from tomopicker.checkpoint import (
     Checkpoint,
-    Description,
-    Priors,
     read_checkpoint,
     write_checkpoint,
 )
-from tomopicker.config import preset
 from tomopicker.errors import InputError
 from tomopicker.inference import Cut, features_of, network_of, pick, score
 from tomopicker.network import build
@@ -54,32 +51,13 @@ VALUES = (
 
 def seed_file(folder: Path) -> bytes:
     """Write a checkpoint with all that one may have, and read its bytes."""
-    config = preset(
-        "default", radius_angstrom=60, voxel_size=10, overrides={"network.channels": [2, 3]}
+    description = describe(
+        6,
+        (-1.0, 0.5, 0.25, 0.0),
+        ({"epoch": 1.0, "loss": 0.5, "steps": 2.0, "validation_ap": 0.5},),
     )
     torch.manual_seed(0)
-    weights = build(config.network).state_dict()
-    description = Description(
-        config=config,
-        voxel_size=10.0,
-        radius_voxels=6,
-        priors=Priors(observed=0.01, expected=0.05, unlabelled=0.04),
-        filter_profile=(-1.0, 0.5, 0.25, 0.0),
-        calibration=Calibration(
-            labelled_scores=(1.0, 2.5),
-            labelled=3,
-            held_out=True,
-            peaks=40,
-            particles=9.5,
-            level=4.0,
-            slope=1.5,
-            curvature=0.2,
-        ),
-        training_tomograms=("one",),
-        picks_sha256="0" * 64,
-        epoch=1,
-        history=({"epoch": 1.0, "loss": 0.5, "steps": 2.0, "validation_ap": 0.5},),
-    )
+    weights = build(description.config.network).state_dict()
     training = {f"weights.{name}": tensor.clone() for name, tensor in weights.items()}
     path = folder / "seed.safetensors"
     write_checkpoint(path, Checkpoint(description=description, weights=weights, training=training))

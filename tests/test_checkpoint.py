@@ -6,49 +6,23 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from described import describe
 from tomopicker.checkpoint import (
-    Calibration,
     Checkpoint,
-    Description,
-    Priors,
     read_checkpoint,
     write_checkpoint,
 )
-from tomopicker.config import Network, preset
+from tomopicker.config import Network
 from tomopicker.errors import InputError
 from tomopicker.network import build
 
 
 @pytest.fixture
 def checkpoint():
-    config = preset(
-        "default",
-        radius_angstrom=100,
-        voxel_size=10,
-        overrides={"network.channels": [2, 3]},
+    description = describe(
+        10, (-1.0, 0.5), ({"epoch": 1.0, "loss": 0.5}, {"epoch": 2.0, "loss": None})
     )
-    description = Description(
-        config=config,
-        voxel_size=10.0,
-        radius_voxels=10,
-        priors=Priors(observed=0.01, expected=0.05, unlabelled=0.04),
-        filter_profile=(-1.0, 0.5),
-        calibration=Calibration(
-            labelled_scores=(1.0, 2.5),
-            labelled=3,
-            held_out=True,
-            peaks=40,
-            particles=9.5,
-            level=4.0,
-            slope=1.5,
-            curvature=0.2,
-        ),
-        training_tomograms=("one",),
-        picks_sha256="0" * 64,
-        epoch=2,
-        history=({"epoch": 1.0, "loss": 0.5}, {"epoch": 2.0, "loss": None}),
-    )
-    weights = build(config.network).state_dict()
+    weights = build(description.config.network).state_dict()
     return Checkpoint(description=description, weights=weights, training={"x": torch.ones(2)})
 
 

@@ -55,6 +55,16 @@ def page(workbench: Workbench):
         yield client
 
 
+@pytest.fixture
+def commands(workbench: Workbench, monkeypatch: pytest.MonkeyPatch):
+    """Commands of the processes that rounds would start."""
+    started = []
+    monkeypatch.setattr(
+        workbench.rounds, "_start", lambda kind, used, command, targets=(): started.append(command)
+    )
+    return started
+
+
 def act(page: TestClient, **action):
     return page.post("api/act", json=action)
 
@@ -840,12 +850,8 @@ def test_the_review_goes_through_all_tomograms_of_a_round_or_keeps_to_one(
 
 
 def test_rejected_candidates_are_handed_to_training(
-    page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+    page: TestClient, workbench: Workbench, commands: list[list[str]]
 ):
-    commands = []
-    monkeypatch.setattr(
-        workbench.rounds, "_start", lambda kind, used, command, targets=(): commands.append(command)
-    )
     workbench.session.set_diameter(120)
     add(page, [10, 10, 10])
     for rejects in (False, True):
@@ -869,12 +875,8 @@ def test_rejected_candidates_are_handed_to_training(
 
 
 def test_a_tomogram_where_all_was_rejected_is_learned_from_too(
-    page: TestClient, workbench: Workbench, monkeypatch: pytest.MonkeyPatch
+    page: TestClient, workbench: Workbench, commands: list[list[str]]
 ):
-    commands = []
-    monkeypatch.setattr(
-        workbench.rounds, "_start", lambda kind, used, command, targets=(): commands.append(command)
-    )
     workbench.session.set_diameter(120)
     add(page, [10, 10, 10])
     judged = {"do": "judge", "answer": "reject", "order": "teach"}

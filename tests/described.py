@@ -1,0 +1,36 @@
+"""What a small checkpoint says of itself, for the tests that read and damage such."""
+
+from tomopicker.calibrate import Calibration
+from tomopicker.checkpoint import Description, Priors
+from tomopicker.config import preset
+
+
+def describe(radius: int, profile: tuple[float, ...], history: tuple[dict, ...]) -> Description:
+    """Describe a calibrated `default` of few channels; radius in voxels of 10 Å."""
+    config = preset(
+        "default",
+        radius_angstrom=10 * radius,
+        voxel_size=10,
+        overrides={"network.channels": [2, 3]},
+    )
+    return Description(
+        config=config,
+        voxel_size=10.0,
+        radius_voxels=radius,
+        priors=Priors(observed=0.01, expected=0.05, unlabelled=0.04),
+        filter_profile=profile,
+        calibration=Calibration(
+            labelled_scores=(1.0, 2.5),
+            labelled=3,
+            held_out=True,
+            peaks=40,
+            particles=9.5,
+            level=4.0,
+            slope=1.5,
+            curvature=0.2,
+        ),
+        training_tomograms=("one",),
+        picks_sha256="0" * 64,
+        epoch=len(history),
+        history=history,
+    )
