@@ -254,6 +254,8 @@ def _record(
         shape=tomogram.shape,
         voxel_size=tomogram.voxel_size,
         scored_voxel_size=scored_voxel_size(model.checkpoint, tomogram),
+        radius_angstrom=model.radius_angstrom,
+        extent=tomogram.extent,
         origin=origin,
         picks=len(picked.particles),
         threshold=picked.threshold,

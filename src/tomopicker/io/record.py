@@ -186,6 +186,10 @@ class Record(Part):
     """Ångström."""
     scored_voxel_size: Positive
     """Ångström, of the voxels that it was brought to."""
+    radius_angstrom: Positive | None = None
+    """Of the particle; None in records of early versions."""
+    extent: tuple[Positive, Positive, Positive] | None = None
+    """Of the tomogram, ``x y z`` in ångström, where a project states it."""
     origin: Origin
     picks: Number
     threshold: Finite | None
