@@ -70,16 +70,19 @@ def test_training_takes_a_tomogram_that_holds_nothing_but_rejected_places(
     rows = (simulated / "sim_0001.csv").read_text().splitlines()
     picks, wrong = tmp_path / "picks.csv", tmp_path / "wrong.csv"
     picks.write_text("\n".join(["tomogram," + rows[0], *("sim_0001," + row for row in rows[1:])]))
-    wrong.write_text("tomogram,x,y,z\nsim_0002,20,30,16\nsim_0002,40,30,16\n")
+    wrong.write_text("tomogram,x,y,z\nsim_0002,20,30,16\n")
+    other = tmp_path / "other.csv"
+    other.write_text("tomogram,x,y,z\nsim_0002,40,30,16\n")
     both = [simulated / f"sim_000{number}.mrc" for number in (1, 2)]
     given = ["--picks", picks, "--radius", "60A", *SHORT]
-    done = tomopicker("train", *both, *given, "--negatives", wrong, "--out", tmp_path / "run")
+    negatives = ["--negatives", wrong, "--negatives", other]
+    done = tomopicker("train", *both, *given, *negatives, "--out", tmp_path / "run")
     assert done.code == 0, done.stderr
     assert "2 rejected places" in done.stderr
     described = read_checkpoint(tmp_path / "run").description
     assert described.training_tomograms == ("sim_0001", "sim_0002")
     wrong.write_text("tomogram,x,y,z\nsim_0001,20,30,16\n")
-    done = tomopicker("train", *both, *given, "--negatives", wrong, "--out", tmp_path / "other")
+    done = tomopicker("train", *both, *given, "--negatives", wrong, "--out", tmp_path / "again")
     assert done.code == 2
     assert "sim_0002: has neither picks" in done.stderr
 

@@ -219,6 +219,11 @@ def test_lists_of_each_kind_and_one_of_all(
     assert tomopicker("merge", ribosome, f"ring={ring}", "--out", out, "--force").code == 0
 
 
+def lines(path: Path) -> list[str]:
+    """What a file says, but for comments, which tell the time."""
+    return [line for line in path.read_text().splitlines() if not line.startswith("#")]
+
+
 def test_the_order_of_the_kinds_does_not_matter(
     tomopicker: Command, folders: tuple[Path, Path], tmp_path: Path
 ) -> None:
@@ -232,7 +237,7 @@ def test_the_order_of_the_kinds_does_not_matter(
     ]
     assert files
     for file in files:
-        assert (tmp_path / "one" / file).read_bytes() == (tmp_path / "other" / file).read_bytes()
+        assert lines(tmp_path / "one" / file) == lines(tmp_path / "other" / file)
 
 
 def test_what_cannot_be_merged_is_told(

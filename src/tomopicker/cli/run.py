@@ -239,7 +239,7 @@ def read_labelled(
     *,
     voxel_size: float | None,
     skip_unmatched: bool,
-    negatives: Path | None = None,
+    negatives: Sequence[Path] = (),
 ) -> tuple[list[tuple[Tomogram, Particles]], list[Particles] | None]:
     """Read tomograms with the picks and the rejected places of each, checked to lie inside.
 
@@ -273,7 +273,7 @@ def read_labelled(
             picks,
             tomograms,
             skip_unmatched=skip_unmatched,
-            allow_none=are_listed or negatives is not None,
+            allow_none=are_listed or bool(negatives),
         )
     except InputError as error:
         if broken:
@@ -289,7 +289,7 @@ def read_labelled(
             f"out; the first: {broken[0]}",
             soft_wrap=True,
         )
-    rejected = None if negatives is None else _read_negatives(negatives, tomograms)
+    rejected = _read_negatives(negatives, tomograms) if negatives else None
     labelled, kept = [], []
     for number, (tomogram, table) in enumerate(zip(tomograms, tables, strict=True)):
         check_inside(table, tomogram.shape, in_words(picks))
@@ -299,12 +299,12 @@ def read_labelled(
         elif not are_listed:
             raise InputError(
                 f"{tomogram.name}: has neither picks in {in_words(picks)} nor rejected places in "
-                f"{negatives}; leave it out"
+                f"{in_words(negatives)}; leave it out"
             )
     if len(labelled) < len(sources):
         names = ", ".join(tomogram.name for tomogram, _ in labelled[:5])
         more = f" and {len(labelled) - 5} more" if len(labelled) > 5 else ""
-        what = "picks" if negatives is None else "picks or rejected places"
+        what = "picks or rejected places" if negatives else "picks"
         console.print(
             f"{len(labelled)} of {len(sources)} tomograms have {what}: {names}{more}",
             soft_wrap=True,
@@ -312,15 +312,29 @@ def read_labelled(
     return labelled, None if rejected is None else [rejected[number] for number in kept]
 
 
-def _read_negatives(path: Path, tomograms: Sequence[Tomogram]) -> list[Particles]:
-    """Read what was rejected in the tomograms to learn from."""
-    from tomopicker.io.particles import check_inside, read_picks_for
+def _read_negatives(places: Sequence[Path], tomograms: Sequence[Tomogram]) -> list[Particles]:
+    """Read what was rejected in the tomograms to learn from, all lists together."""
+    import numpy as np
 
-    # Not in every tomogram something was rejected, and not in every one something was clicked.
-    tables = read_picks_for(path, tomograms, skip_unmatched=True, allow_none=len(tomograms) > 1)
-    for tomogram, table in zip(tomograms, tables, strict=True):
-        check_inside(table, tomogram.shape, path)
-    return tables
+    from tomopicker.io.particles import check_inside, read_picks_for
+    from tomopicker.types import Particles
+
+    found = []
+    for place in places:
+        # Not in every tomogram something was rejected, and not in every one something was clicked.
+        tables = read_picks_for(
+            place, tomograms, skip_unmatched=True, allow_none=len(tomograms) > 1
+        )
+        for tomogram, table in zip(tomograms, tables, strict=True):
+            check_inside(table, tomogram.shape, place)
+        found.append(tables)
+    return [
+        Particles(
+            positions=np.concatenate([table.positions for table in of_one]),
+            voxel_size=of_one[0].voxel_size,
+        )
+        for of_one in zip(*found, strict=True)
+    ]
 
 
 def masks_of(place: Path | None, names: Sequence[str]) -> dict[str, Path] | None:

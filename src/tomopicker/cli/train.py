@@ -57,9 +57,10 @@ def train(
         ),
     ] = None,
     negatives: Annotated[
-        Path | None,
+        list[Path] | None,
         typer.Option(
-            help="Places that are not the particle, as rejected picks; in a file as --picks.",
+            help="Places that are not the particle, as rejected picks, or clicks of another kind; "
+            "in a file as --picks (repeatable).",
             show_default=False,
         ),
     ] = None,
@@ -162,7 +163,7 @@ def train(
             lists,
             voxel_size=voxel_size,
             skip_unmatched=skip_unmatched,
-            negatives=negatives,
+            negatives=negatives or (),
         )
         validation = None
         if val_tomogram is not None and val_picks is not None:
