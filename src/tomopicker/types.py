@@ -191,3 +191,9 @@ class Window:
             slice(start, start + size) for start, size in zip(self.corner, self.shape, strict=True)
         )
         return z, y, x
+
+    @property
+    def size(self) -> int:
+        """Voxels in it."""
+        z, y, x = self.shape
+        return z * y * x
