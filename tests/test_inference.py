@@ -25,7 +25,7 @@ from tomopicker.inference import (
 )
 from tomopicker.labels import ball_voxels
 from tomopicker.matched_filter import RadialFilter
-from tomopicker.network import build
+from tomopicker.network import build, receptive_radius
 from tomopicker.preprocess import Normalisation
 from tomopicker.types import Tomogram
 
@@ -235,16 +235,50 @@ def test_only_what_a_mask_keeps_something_of_is_computed_and_scores_as_without_i
     settings = {"method": method, "tile": 16, "flips": False}
     whole = _score(checkpoint, tomogram, **settings)
     mask = np.zeros((8, 24, 24), bool)  # of twice the voxel size
-    mask[5, 9:18, 20] = True  # in two of the nine columns of 16 voxels
+    mask[5, 9:18, 20] = True  # in two of the nine windows of 16 voxels
     forwards = []
     for name in ("_stream_tile", "_forward"):
         monkeypatch.setattr(inference, name, _counted(getattr(inference, name), forwards))
     masked = _score(checkpoint, replace(tomogram, mask=mask), **settings)
-    assert len(forwards) == (2 if method == "whole" else 1)  # two tiles, or a batch of windows
+    assert len(forwards) == 1  # a tile about both, or a batch of the two windows
     kept = np.zeros(tomogram.shape, bool)
     kept[10:12, 18:36, 40:42] = True
     assert np.isneginf(masked[~kept]).all()
     assert np.abs(masked[kept] - whole[kept]).max() < 1e-4
+
+
+@pytest.mark.parametrize("flips", [False, True])
+def test_what_is_read_of_a_masked_tomogram_is_its_boxes_and_what_the_network_sees_about_them(
+    monkeypatch, flips
+):
+    checkpoint, tomogram = _checkpoint(), _tomogram((61, 90, 94))
+    whole = _score(checkpoint, tomogram, flips=flips)
+    halo = receptive_radius(checkpoint.description.config.network)
+    mask = np.zeros(tomogram.shape, bool)
+    mask[30:33, 5, 10:20] = mask[26, 83, 52] = True
+    read = []
+    stream_tile = inference._stream_tile
+
+    def reading(features, network, tile, *others):
+        read.append(tile.read)
+        return stream_tile(features, network, tile, *others)
+
+    monkeypatch.setattr(inference, "_stream_tile", reading)
+    masked = _score(checkpoint, replace(tomogram, mask=mask), flips=flips, tile=48)
+    assert np.isneginf(masked[~mask]).all()
+    np.testing.assert_allclose(masked[mask], whole[mask], atol=1e-3 * whole.std())
+    # On the network's grid of 4 voxels, and no further than the faces.
+    boxes = [((28, 4, 8), (36, 8, 20)), ((24, 80, 52), (28, 84, 56))]
+    expected = {
+        (
+            tuple(max(low - halo, 0) for low in lows),
+            tuple(min(high + halo, most) for high, most in zip(highs, (64, 92, 96), strict=True)),
+        )
+        for lows, highs in boxes
+    }
+    seen = {(one.corner, tuple(np.add(one.corner, one.shape).tolist())) for one in read}
+    assert seen == expected
+    assert len(read) == 2 * (8 if flips else 1)
 
 
 def _counted(function, calls):

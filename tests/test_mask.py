@@ -14,7 +14,7 @@ from tomopicker.errors import InputError
 from tomopicker.io.particles import read_particles
 from tomopicker.io.tomograms import find_masks, read_mask, read_tomogram, write_volume
 from tomopicker.labels import IGNORED, POSITIVE
-from tomopicker.mask import automatic_mask, kept_share, within
+from tomopicker.mask import automatic_mask, kept_box, kept_share, within
 from tomopicker.task import prepare
 from tomopicker.types import Particles, Tomogram, Window
 
@@ -44,6 +44,33 @@ def test_a_window_of_a_mask_is_that_window_of_the_whole(
     )
     window = Window(corner=corner, shape=sides)
     np.testing.assert_array_equal(within(mask, shape, window), whole[window.slices])
+
+
+@given(
+    shape=st.tuples(*[st.integers(1, 7)] * 3),
+    mine=st.tuples(*[st.integers(1, 7)] * 3),
+    seed=st.integers(0, 9),
+)
+def test_the_box_of_a_mask_is_the_smallest_that_has_all_it_keeps(
+    shape: tuple[int, int, int], mine: tuple[int, int, int], seed: int
+) -> None:
+    rng = np.random.default_rng(seed)
+    mask = rng.random(mine) < 0.1
+    corner = tuple(int(rng.integers(length)) for length in shape)
+    sides = tuple(
+        int(rng.integers(1, length - start + 1))
+        for start, length in zip(corner, shape, strict=True)
+    )
+    window = Window(corner=corner, shape=sides)
+    kept = np.zeros(shape, bool)
+    kept[window.slices] = within(mask, shape, window)
+    box = kept_box(mask, shape, window)
+    if box is None:
+        assert not kept.any()
+        return
+    places = np.argwhere(kept)
+    assert box.corner == tuple(places.min(axis=0))
+    assert box.shape == tuple(np.ptp(places, axis=0) + 1)
 
 
 def test_a_mask_of_larger_voxels_is_spread_over_its_extent() -> None:

@@ -5,6 +5,7 @@ import torch
 
 from tomopicker.config import Network
 from tomopicker.network import (
+    _take,
     build,
     depth_to_space,
     folded,
@@ -217,3 +218,13 @@ def test_in_half_precision_the_logits_are_single_and_nearly_the_same():
         half = torch.cat(list(slabs), dim=1)
     assert half.dtype == torch.float32
     assert 0 < (half - whole).abs().max() < 0.2 * whole.std()
+
+
+def test_of_a_slab_that_is_taken_in_part_only_the_rest_is_kept():
+    slabs = iter(torch.arange(24.0).reshape(1, 1, 12, 1, 2).split(4, dim=2))
+    kept = []
+    taken = [_take(kept, slabs, planes) for planes in (3, 6, 3)]
+    assert torch.cat(taken, dim=2).flatten().tolist() == list(range(24))
+    slabs = iter([torch.zeros(1, 1, 8, 4, 4)])
+    _take(kept, slabs, 6)
+    assert [each.untyped_storage().nbytes() for each in kept] == [4 * 2 * 4 * 4]

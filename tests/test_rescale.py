@@ -68,7 +68,8 @@ def test_a_ramp_goes_on_evenly_at_the_faces() -> None:
     """Beyond the first voxel its value goes on, so a ramp bends by less than one step there."""
     ramp = np.broadcast_to(np.arange(60.0), (9, 9, 60))
     after = rescale(tomogram(ramp), 20.0).data[4, 4]
-    np.testing.assert_allclose(after[4:-5], np.arange(len(after))[4:-5] * 2, atol=1e-3)
+    # In half precision, to a two-thousandth of the distance from the mean.
+    np.testing.assert_allclose(after[4:-5], np.arange(len(after))[4:-5] * 2, atol=0.015)
     assert np.abs(after - np.arange(len(after)) * 2).max() < 1
     assert (np.diff(after) > 0).all()
 
@@ -106,7 +107,7 @@ def test_a_blob_stays_at_its_place_in_angstrom(
         np.exp(-((side - at) ** 2) / (2 * sigma**2)) for side, at in zip(sides, centre, strict=True)
     ]
     blob = parts[0][:, None, None] * parts[1][:, None] * parts[2]
-    after = rescale(tomogram(blob), 10 * step).data.astype(np.float64)
+    after = np.asarray(rescale(tomogram(blob), 10 * step).data, dtype=np.float64)
     found = [(np.indices(after.shape)[axis] * after).sum() / after.sum() for axis in range(3)]
     np.testing.assert_allclose(np.array(found) * step, centre, atol=0.02 * max(step, 1))
 
@@ -124,7 +125,7 @@ def test_values_that_are_not_finite_stay_so_and_do_not_spread() -> None:
     unknown[5, 6, 7] = True
     np.testing.assert_array_equal(np.isnan(after), unknown)
     # Four new voxels away nothing of it is left, but for the finite values' other mean.
-    np.testing.assert_allclose(after[:, :, 12:], whole[:, :, 12:], atol=1e-5)
+    np.testing.assert_allclose(after[:, :, 12:], whole[:, :, 12:], atol=2e-3)
     assert np.abs(after[~unknown] - 5).max() < 3
 
 

@@ -194,6 +194,34 @@ def test_growth_that_is_linear_has_the_exponent_one(load: Load) -> None:
     assert "too small to tell" in load("table").tables(results(voxels=small))["voxels"]
 
 
+def test_memory_is_told_beside_the_scores_and_a_tomogram_at_its_own_voxels_is_no_growth(
+    load: Load,
+) -> None:
+    def row(millions: int, scored: int, seconds: float, peak: float) -> dict[str, Any]:
+        return {
+            "shape": [1, 1, millions],
+            "voxels": millions * 1_000_000,
+            "scored_voxels": scored * 1_000_000,
+            "seconds": [seconds],
+            "cpu_seconds": [seconds],
+            "picks": 1,
+            "file_bytes": 1,
+            "peak_bytes": [peak],
+            "peak_anonymous_bytes": [peak],
+        }
+
+    rows = [row(10, 3, 1, 5e8), row(100, 30, 11, 1e9), row(500, 150, 51, 2.5e9)]
+    at_its_own = row(480, 480, 400, 4.12e9)
+    made = load("table").tables(results(voxels=[*rows, at_its_own]))
+    assert "less that of the first row: 1.00" in made["voxels"]
+    assert "| 2,500 | 2,500 | 1,900 |" in made["voxels"]
+    assert "| 4,120 | 4,120 | 2,200 |" in made["voxels"]
+    goals = made["goals"]
+    assert "scores up to 2 GB | 2,200 MB | **no** |" in goals
+    assert "1 × 1 × 500 voxels from file to picks in 5 minutes | 51.0 s | yes |" in goals
+    assert "1 × 1 × 480 voxels from file to picks in 5 minutes | 400 s | **no** |" in goals
+
+
 def test_what_was_left_out_has_its_reason_in_the_table(load: Load) -> None:
     made = load("table").tables(results(monai={"left_out": "no such module"}))
     assert made["monai"] == "Left out: no such module."

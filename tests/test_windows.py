@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from tomopicker.types import Window
-from tomopicker.windows import cut, grid, inside, place, tiles
+from tomopicker.windows import around, cut, grid, inside, place, tiles
 
 SHAPES = st.tuples(*(st.integers(1, 23) for _ in range(3)))
 
@@ -83,3 +83,17 @@ def test_a_block_is_placed_where_it_was_read():
     assert at == Window(corner=(0, 0, 2), shape=(2, 2, 1))
     placed = place(np.ones(at.shape), at, window, fill=9)
     assert placed.sum() == 4 * 1 + 8 * 9
+
+
+@given(shape=SHAPES, data=st.data())
+def test_around_a_window_lies_the_rest_of_the_other_once(shape, data):
+    corner = tuple(data.draw(st.integers(0, length - 1)) for length in shape)
+    sides = tuple(
+        data.draw(st.integers(1, length - start))
+        for start, length in zip(corner, shape, strict=True)
+    )
+    inner = Window(corner=corner, shape=sides)
+    seen = np.zeros(shape, dtype=int)
+    for window in [inner, *around(Window(corner=(0, 0, 0), shape=shape), inner)]:
+        seen[window.slices] += 1
+    assert (seen == 1).all()

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import csv
 import time
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from inputs import shape_of, write_tomogram
+from inputs import VOXEL_SIZE, shape_of, write_tomogram
 from limits import interleaved
 from rivals import RADIUS, blurred_noise
 from stages import pick_apart
 
+from tomopicker.checkpoint import read_checkpoint
 from tomopicker.config import preset
+from tomopicker.io.record import read_record
 from tomopicker.io.tomograms import read_tomogram
 from tomopicker.peaks import find_peaks
 from tomopicker.simulate import Simulation, simulate
@@ -24,6 +24,7 @@ from tomopicker.windows import grid
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
+    from pathlib import Path
 
     from tomopicker.config import Config
     from tomopicker.task import Task
@@ -34,28 +35,40 @@ TRAINED = (56, 176, 176)
 
 
 def with_voxels(
-    model: Path, work: Path, megavoxels: Sequence[float], *, threads: int, repeats: int
+    model: Path,
+    work: Path,
+    megavoxels: Sequence[float],
+    unrescaled: Shape | None,
+    *,
+    threads: int,
+    repeats: int,
 ) -> list[dict[str, Any]]:
-    """Pick tomograms of growing size from file to files; those that take minutes only once."""
+    """Pick tomograms of growing size from file to files; those that take minutes only once.
+
+    The last has the voxels that it is scored at, so that none are spared by rescaling.
+    """
     sizes = [0.25, *megavoxels]  # the first shows what is not the tomogram's
+    tomograms = [(shape_of(size), VOXEL_SIZE) for size in sizes]
+    if unrescaled is not None:
+        tomograms.append((unrescaled, read_checkpoint(model).description.voxel_size))
     rows = []
-    for size in sizes:
-        file, shape = work / f"{size:g}_megavoxels.mrc", shape_of(size)
-        write_tomogram(file, shape, seed=2)
-        once = size > 50
+    for number, (shape, voxel_size) in enumerate(tomograms):
+        file, voxels = work / f"growth_{number}.mrc", int(np.prod(shape))
+        write_tomogram(file, shape, seed=2, voxel_size=voxel_size)
+        once = voxels > 50e6
         some = [
             pick_apart(model, file, work / "picks", threads=threads)
             for _ in range(1 if once else repeats)
         ]
-        with (work / "picks" / f"{file.stem}.csv").open(newline="") as opened:
-            picks = sum(1 for _ in csv.reader(opened)) - 1
         file.unlink()
+        record = read_record(work / "picks" / f"{file.stem}.json")
         rows.append(
             {
                 "shape": list(shape),
-                "voxels": int(np.prod(shape)),
-                "file_bytes": int(np.prod(shape)),
-                "picks": picks,
+                "voxels": voxels,
+                "scored_voxels": round(voxels * (voxel_size / record.scored_voxel_size) ** 3),
+                "file_bytes": voxels,
+                "picks": record.picks,
                 **{key: [one[key] for one in some] for key in some[0]},
             }
         )

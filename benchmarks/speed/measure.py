@@ -45,13 +45,15 @@ class Plan:
     """Million voxels of the tomogram whose stages are timed."""
     scored: Shape = (32, 64, 64)
     """Part of it that the paper's network scores."""
-    tiled: Shape = (96, 384, 384)
+    tiled: Shape = (64, 384, 384)
     """Volume that is scored in tiles, beside MONAI."""
     tile: int = 192
     slow_repeats: int = 3
     """Of what takes longest."""
     peaks: tuple[tuple[Shape, int], ...] = (((128, 512, 512), 2000), ((500, 960, 960), 3000))
     megavoxels: tuple[float, ...] = (8.0, 32.0, 128.0, 512.0)
+    unrescaled: Shape | None = (500, 960, 960)
+    """Of a tomogram that is scored at its own voxels."""
     picks: tuple[int, ...] = (100, 1000, 10_000, 30_000)
     clicks: tuple[int, ...] = (25, 100, 400, 1600)
     clicked: float = 8.0
@@ -69,6 +71,7 @@ QUICK = Plan(
     slow_repeats=1,
     peaks=(((128, 512, 512), 2000),),
     megavoxels=(2.0, 8.0),
+    unrescaled=(32, 96, 96),
     picks=(100, 1000, 10_000),
     clicks=(25, 100, 400),
     clicked=2.0,
@@ -136,7 +139,12 @@ def _sections(
             for shape, count in plan.peaks
         ],
         "voxels": lambda: growth.with_voxels(
-            model, work, plan.megavoxels, threads=threads[-1], repeats=plan.slow_repeats
+            model,
+            work,
+            plan.megavoxels,
+            plan.unrescaled,
+            threads=threads[-1],
+            repeats=plan.slow_repeats,
         ),
         "picks": lambda: growth.with_picks(plan.peaks[0][0], plan.picks, repeats=repeats),
         "clicks": lambda: growth.with_clicks(work, plan.clicked, plan.clicks, repeats=repeats),

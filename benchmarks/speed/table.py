@@ -25,6 +25,9 @@ RESULTS = Path(__file__).parents[1] / "results" / "speed" / "speed.json"
 
 START_SECONDS, PEAKS_RATIO, LINEAR = 0.5, 100.0, 1.1
 """The goals: seconds to the help, ratio to the naive loop, greatest exponent of the growth."""
+PICKED_SECONDS, PICKED_VOXELS, BESIDE_BYTES = 300.0, 480e6, 2e9
+"""And for picking: seconds for a tomogram of so many voxels or more; and of any size the bytes
+beside the file and one volume of scores."""
 
 _LIMITS = {
     "matrix product": ("matrix product (float32)", 1e9, "GFLOP/s"),
@@ -125,6 +128,20 @@ def _goals(results: Mapping[str, Any]) -> str:
             f"{PEAKS_RATIO:g} times the naive loop",
             f"{_spread(ratios)} times",
             met=median(ratios) >= PEAKS_RATIO,
+        )
+    for row in results.get("voxels", []):
+        if row["voxels"] >= PICKED_VOXELS:
+            add(
+                f"{_by(row['shape'])} voxels from file to picks in {PICKED_SECONDS / 60:g} minutes",
+                f"{_spread(row['seconds'])} s",
+                met=median(row["seconds"]) <= PICKED_SECONDS,
+            )
+    beside = [one for row in results.get("voxels", []) for one in _beside(row)]
+    if beside:
+        add(
+            f"memory beside the file and a volume of scores up to {BESIDE_BYTES / 1e9:g} GB",
+            f"{max(beside) / 1e6:,.0f} MB",
+            met=max(beside) <= BESIDE_BYTES,
         )
     for name, title in (("voxels", "volume"), ("picks", "picks"), ("clicks", "clicks")):
         if name in results:
@@ -257,22 +274,32 @@ def _voxels(rows: Sequence[Mapping[str, Any]]) -> str:
         [
             _by(row["shape"]),
             f"{row['voxels'] / 1e6:.3g}",
+            f"{row['scored_voxels'] / 1e6:.3g}" if "scored_voxels" in row else "–",
             f"{row['picks']:,}",
             _spread(row["seconds"]),
             _spread(row["cpu_seconds"]),
             f"{row['file_bytes'] / 1e6:,.0f}",
             _megabytes(row["peak_bytes"]),
             _megabytes(row["peak_anonymous_bytes"]),
+            _megabytes(_beside(row)),
         ]
         for row in rows
     ]
-    header = ["voxels", "million", "picks", "seconds", "CPU s", "file (MB)"]
+    header = ["voxels", "million", "scored at", "picks", "seconds", "CPU s", "file (MB)"]
     power = _exponent_of("voxels", rows)
     growth = "The tomograms are too small to tell how the CPU time grows."
     if power is not None:
         growth = f"Exponent of the CPU time, less that of the first row: {power:.2f}."
-    table = _table([*header, "peak memory (MB)", "of it not the file's (MB)"], cells)
+    memory = ["peak memory (MB)", "of it not the file's (MB)", "nor the scores' (MB)"]
+    table = _table([*header, *memory], cells)
     return f"{table}\n\n{growth}"
+
+
+def _beside(row: Mapping[str, Any]) -> list[float]:
+    """Bytes of every repeat that are neither the file's nor the scores'; none where not known."""
+    scores = 4 * row.get("scored_voxels", math.nan)
+    left = [one - scores for one in row["peak_anonymous_bytes"] if one is not None]
+    return [one for one in left if not math.isnan(one)]
 
 
 def _counts(rows: Sequence[Mapping[str, Any]], name: str, each: str) -> str:
@@ -300,11 +327,18 @@ def _exponent_of(name: str, rows: Sequence[Mapping[str, Any]]) -> float | None:
         return exponent([row["count"] for row in rows], seconds)
     # The first tomogram is so small that its time is that of the start, which is taken off the
     # others'; where that is most of it, what is left is the start's own variation.
-    start = seconds[0]
+    # One that was not rescaled has more to score than others of its size.
+    start, share = seconds[0], _scored_share(rows[0])
     told = [
-        (row["voxels"], s - start) for row, s in zip(rows, seconds, strict=True) if s > 2 * start
+        (row["voxels"], s - start)
+        for row, s in zip(rows, seconds, strict=True)
+        if s > 2 * start and _scored_share(row) <= 1.5 * share
     ]
     return exponent(*zip(*told, strict=True)) if len(told) > 1 else None
+
+
+def _scored_share(row: Mapping[str, Any]) -> float:
+    return row.get("scored_voxels", row["voxels"]) / row["voxels"]
 
 
 def _training(result: Mapping[str, Any]) -> str:

@@ -20,7 +20,7 @@ from tomopicker.checkpoint import check_weights
 from tomopicker.errors import InputError, is_out_of_memory
 from tomopicker.features import Features, compute_features
 from tomopicker.labels import ball_voxels
-from tomopicker.mask import within
+from tomopicker.mask import kept_box, within
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.memory import automatic_bytes, streamed_bytes
 from tomopicker.network import build, folded, receptive_radius, stream
@@ -29,7 +29,7 @@ from tomopicker.prefetch import one_ahead
 from tomopicker.preprocess import Normalisation, finite
 from tomopicker.rescale import rescale, rescaled_voxel_size
 from tomopicker.types import Particles, Shape, Window
-from tomopicker.windows import grid, inside, tile_of, tiles
+from tomopicker.windows import around, grid, inside, shifted, tile_of, tiles
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -47,8 +47,9 @@ RATES = (0.05, 0.1, 0.2)
 
 _MORE_CANDIDATES = 50
 
-_Part: TypeAlias = "tuple[Window, NDArray[np.float32], float]"
-"""A window of the volume, its logits, and the share of the work done."""
+_Part: TypeAlias = "tuple[Window, NDArray[np.float32] | None, float]"
+"""A window of the volume, its logits, and the share of the work done; None where a mask keeps
+nothing, so that nothing was computed."""
 
 _SLAB = 32  # planes to smooth at a time
 _BLUR_SIGMAS = 3.0
@@ -106,7 +107,11 @@ def score_tiles(
     for window, logits, done in parts:
         at = inside(window, features.shape)
         z, y, x = at.shape
-        if z and y and x:
+        if not (z and y and x):
+            continue
+        if logits is None:
+            yield at, np.broadcast_to(np.float32(-np.inf), at.shape), done
+        else:
             known = finite(np.asarray(features.data[at.slices]))
             scores = logits[:z, :y, :x]
             if features.mask is not None:
@@ -384,7 +389,7 @@ def _score_windows(
     side, batch = config.sampling.side, config.training.batch
     windows = grid(features.shape, side=side, stride=side)
     network = folded(network).to(device)
-    left_out = [_is_left_out(features, window) for window in windows]
+    left_out = [_kept(features, window) is None for window in windows]
     kept = [window for window, out in zip(windows, left_out, strict=True) if not out]
     starts = range(0, len(kept), batch)
     volumes = (
@@ -401,7 +406,7 @@ def _score_windows(
             for window, scores in zip(some, logits.cpu().numpy(), strict=True):
                 yield window, scores, done
     for window in compress(windows, left_out):
-        yield window, _nothing(window), 1.0
+        yield window, None, 1.0
 
 
 @torch.inference_mode()
@@ -422,25 +427,36 @@ def _score_whole(
     stride = config.network.stride
     z, y, x = (-(-length // stride) * stride for length in features.shape)
     shape: Shape = (z, y, x)
+    whole = Window(corner=(0, 0, 0), shape=shape)
+    box = _kept(features, whole, multiple=stride)
+    if box is None:
+        yield whole, None, 1.0
+        return
+    for window in around(whole, box):
+        yield window, None, 0.0
     halo = receptive_radius(config.network)
     trained, dtype = network, _precision(device)
     network = folded(trained, dtype=dtype)
     side = config.inference.tile
     if side is None:
-        sides = _sides(shape, network, config, halo=halo, device=device)
+        sides = _sides(box, shape, network, config, halo=halo, device=device)
     else:
-        sides = (z, side, side)
-    waiting = list(tiles(shape, side=sides, halo=halo, multiple=stride))
+        sides = (box.shape[0], side, side)
+    waiting = [
+        tile_of(shifted(tile.core, box.corner), shape, halo=halo)
+        for tile in tiles(box.shape, side=sides, halo=0, multiple=stride)
+    ]
     network.to(device)
     done, least = 0.0, 0.0
     while waiting:
         tile = waiting.pop(0)
-        share = y * x / (tile.core.shape[1] * tile.core.shape[2])
-        if _is_left_out(features, tile.core):
-            done += 1 / share
-            least = max(least, min(done, 1.0))
-            yield tile.core, _nothing(tile.core), least
+        kept = _kept(features, tile.core, multiple=stride)
+        for window in [tile.core] if kept is None else around(tile.core, kept):
+            done += window.size / box.size
+            yield window, None, least
+        if kept is None:
             continue
+        tile, share = tile_of(kept, shape, halo=halo), kept.size / box.size
         failed = overflowed = False
         try:
             for window, logits in _score_tile(features, network, tile, config, device):
@@ -448,8 +464,9 @@ def _score_whole(
                     overflowed = True
                     break
                 # Beyond the volume there are planes of padding.
-                part = min((window.corner[0] + window.shape[0]) / features.shape[0], 1.0)
-                least = max(least, min(done + part / share, 1.0))
+                planes = min(kept.shape[0], features.shape[0] - kept.corner[0])
+                part = (window.corner[0] + window.shape[0] - kept.corner[0]) / planes
+                least = max(least, min(done + min(part, 1.0) * share, 1.0))
                 yield window, logits, least
         except (RuntimeError, MemoryError) as error:
             if not is_out_of_memory(error):
@@ -466,44 +483,56 @@ def _score_whole(
             network = folded(trained, dtype=dtype).to(device)
             waiting.insert(0, tile)
         else:
-            done += 1 / share
+            done += share
 
 
-def _is_left_out(features: Features, window: Window) -> bool:
-    """Whether a mask keeps nothing of a window, which then need not be scored."""
+def _kept(features: Features, window: Window, *, multiple: int = 1) -> Window | None:
+    """The part of a window that has to be scored; None where a mask keeps nothing of it.
+
+    Its corners are multiples of `multiple`, as the window's are.
+    """
     if features.mask is None:
-        return False
-    at = inside(window, features.shape)
-    (z, y, x), (depth, high, wide) = at.corner, at.shape
-    # Plane by plane, as the first that holds something is enough.
-    planes = (Window(corner=(z + n, y, x), shape=(1, high, wide)) for n in range(depth))
-    return not any(within(features.mask, features.shape, plane).any() for plane in planes)
+        return window
+    box = kept_box(features.mask, features.shape, inside(window, features.shape))
+    if box is None:
+        return None
+    (z, y, x), (depth, high, wide) = (
+        [start // multiple * multiple for start in box.corner],
+        [
+            -(-(start + size) // multiple) * multiple - start // multiple * multiple
+            for start, size in zip(box.corner, box.shape, strict=True)
+        ],
+    )
+    return Window(corner=(z, y, x), shape=(depth, high, wide))
 
 
-def _nothing(window: Window) -> NDArray[np.float32]:
-    """The scores of a window that is left out, which take no memory."""
-    return np.broadcast_to(np.float32(-np.inf), window.shape)
-
-
-def _sides(shape: Shape, network: nn.Module, config: Config, *, halo: int, device: str) -> Shape:
-    """Sides of the tiles that read least and fit the memory. Along z a tile is the whole volume."""
+def _sides(
+    box: Window, shape: Shape, network: nn.Module, config: Config, *, halo: int, device: str
+) -> Shape:
+    """Sides of the tiles of a box that read least and fit the memory; along z all of it is one."""
     stride = config.network.stride
     planes = config.network.stride
     channels = 1 + config.network.filter_channel
     copy = deepcopy(network).to("meta")
     each = streamed_bytes(copy, channels=channels, planes=planes, stride=stride)
     if config.inference.flips:
-        each += 4 * shape[0]  # their sum
+        each += 4 * box.shape[0]  # their sum
     memory = config.inference.memory
     allowed = automatic_bytes(device) if memory is None else memory * 1e9
     best: tuple[int, Shape] | None = None
-    most = [-(-length // stride) for length in shape]
-    z, y, x = shape
-    for rows, columns in product(range(1, most[1] + 1), range(1, most[2] + 1)):
+    z, y, x = box.shape
+    # A box has a halo of its own on faces that are not the volume's.
+    beside_y, beside_x = (
+        min(start, halo) + min(length - start - size, halo)
+        for start, size, length in zip(box.corner[1:], box.shape[1:], shape[1:], strict=True)
+    )
+    for rows, columns in product(range(1, y // stride + 1), range(1, x // stride + 1)):
         high, wide = -(-y // rows), -(-x // columns)
         # Tiles in the middle have a halo on both sides, those of one or two none or one.
-        area = (high + halo * min(rows - 1, 2)) * (wide + halo * min(columns - 1, 2))
-        read = (y + 2 * halo * (rows - 1)) * (x + 2 * halo * (columns - 1))
+        around_y = min(halo * (rows - 1) + beside_y, 2 * halo)
+        around_x = min(halo * (columns - 1) + beside_x, 2 * halo)
+        area = (high + around_y) * (wide + around_x)
+        read = (y + 2 * halo * (rows - 1) + beside_y) * (x + 2 * halo * (columns - 1) + beside_x)
         if area * each <= allowed and (best is None or read < best[0]):
             best = read, (z, high, wide)
     # Where not even the smallest is allowed it is tried all the same.
@@ -559,26 +588,30 @@ def _stream_tile(
     axes: tuple[int, ...],
 ) -> Iterator[tuple[Window, NDArray[np.float32]]]:
     """Logits of a tile's core, slab by slab along z, by the network on the flipped volume."""
-    (length, *sides), (_, *corner) = tile.read.shape, tile.read.corner
+    (length, *sides), (first, *corner) = tile.read.shape, tile.read.corner
     windows = [
         Window(
-            corner=(z, corner[0], corner[1]), shape=(min(planes, length - z), sides[0], sides[1])
+            corner=(first + z, corner[0], corner[1]),
+            shape=(min(planes, length - z), sides[0], sides[1]),
         )
         for z in range(0, length, planes)
     ]
     backwards = -3 in axes
     if backwards:
         windows.reverse()
-    _, rows, columns = tile.core_in_read
+    depth, rows, columns = tile.core_in_read
     done = 0
     with closing(one_ahead(map(features.read, windows))) as blocks:
         for slab in _run(network, blocks, device, axes):
-            logits = slab[:, rows, columns]
-            start = length - done - len(logits) if backwards else done
-            done += len(logits)
+            start = length - done - len(slab) if backwards else done
+            done += len(slab)
+            low, stop = max(start, depth.start), min(start + len(slab), depth.stop)
+            if low >= stop:  # of the halo
+                continue
+            logits = slab[low - start : stop - start, rows, columns]
             _, y, x = tile.core.corner
             _, high, wide = tile.core.shape
-            yield Window(corner=(start, y, x), shape=(len(logits), high, wide)), logits
+            yield Window(corner=(first + low, y, x), shape=(stop - low, high, wide)), logits
 
 
 @torch.inference_mode()

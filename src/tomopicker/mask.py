@@ -94,16 +94,57 @@ def within(mask: Volume, shape: Shape, window: Window | None = None) -> NDArray[
     """
     if window is None:
         window = Window(corner=(0, 0, 0), shape=shape)
-    places = [
-        ((np.arange(start, start + length) + 0.5) * mine / side).astype(int)
-        for start, length, mine, side in zip(
-            window.corner, window.shape, mask.shape, shape, strict=True
-        )
-    ]
-    kept: NDArray[np.bool_] = np.asarray(mask[np.ix_(*places)]) != 0
+    kept: NDArray[np.bool_] = np.asarray(mask[np.ix_(*_places(mask, shape, window))]) != 0
     return kept
+
+
+def kept_box(mask: Volume, shape: Shape, window: Window) -> Window | None:
+    """Find the smallest box in a window of a volume that has all of it that a mask keeps.
+
+    Parameters
+    ----------
+    mask, shape, window
+        As for `within`; the mask is read plane by plane.
+
+    Returns
+    -------
+    Window or None
+        None when the mask keeps nothing there.
+
+    >>> whole = Window(corner=(0, 0, 0), shape=(1, 1, 6))
+    >>> kept_box(np.array([[[False, True, False]]]), (1, 1, 6), whole)
+    Window(corner=(0, 0, 2), shape=(1, 1, 2))
+    """
+    # A voxel of the mask, which may be one of many voxels of the volume, is looked at once.
+    (z, of_z), (y, of_y), (x, of_x) = (
+        np.unique(one, return_inverse=True) for one in _places(mask, shape, window)
+    )
+    layers, rows, columns = (np.zeros(len(one), dtype=bool) for one in (z, y, x))
+    for number, place in enumerate(z.tolist()):
+        kept = np.asarray(mask[place])[np.ix_(y, x)] != 0
+        layers[number] = kept.any()
+        rows |= kept.any(axis=1)
+        columns |= kept.any(axis=0)
+    if not layers.any():
+        return None
+    ranges = [np.flatnonzero(one) for one in (layers[of_z], rows[of_y], columns[of_x])]
+    (z0, z1), (y0, y1), (x0, x1) = (
+        (start + int(one[0]), int(one[-1] - one[0]) + 1)
+        for start, one in zip(window.corner, ranges, strict=True)
+    )
+    return Window(corner=(z0, y0, x0), shape=(z1, y1, x1))
 
 
 def kept_share(mask: Volume) -> float:
     """Share of a mask that is not zero, read plane by plane."""
     return float(np.mean([np.count_nonzero(plane) / plane.size for plane in mask]))
+
+
+def _places(mask: Volume, shape: Shape, window: Window) -> list[NDArray[np.intp]]:
+    """For each axis of a window the voxels of a mask that its voxels' centres lie in."""
+    return [
+        ((np.arange(start, start + length) + 0.5) * mine / side).astype(np.intp)
+        for start, length, mine, side in zip(
+            window.corner, window.shape, mask.shape, shape, strict=True
+        )
+    ]

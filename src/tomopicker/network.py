@@ -497,7 +497,8 @@ def _take(kept: list[Tensor], slabs: _Slabs, planes: int) -> Tensor:
     while sum(slab.shape[2] for slab in kept) < planes:
         kept.append(next(slabs))
     whole = kept[0] if len(kept) == 1 else torch.cat(kept, dim=2)
-    kept[:] = [whole[:, :, planes:]] if planes < whole.shape[2] else []
+    # A copy, as a view of the few planes that are left would keep all of them.
+    kept[:] = [whole[:, :, planes:].clone()] if planes < whole.shape[2] else []
     return whole[:, :, :planes]
 
 

@@ -56,7 +56,7 @@ class Normalisation:
         InputError
             When no voxel is finite, or all have one value.
         """
-        raw = _moments(data, lambda values: values)
+        raw = moments(data)
         if raw.count == 0:
             raise InputError(
                 f"{source}: expected numbers, got no finite voxel at all; reconstruct it again"
@@ -67,7 +67,7 @@ class Normalisation:
                 f" about {raw.mean:.6g}; check that this is the reconstruction and not a mask"
             )
         # Clip between the two passes: a gold bead would otherwise set the scale.
-        clipped = _moments(
+        clipped = moments(
             data,
             lambda values: np.clip((values - raw.mean) / raw.std, -clip_sigma, clip_sigma),
         )
@@ -134,7 +134,7 @@ def finite_values(data: Volume) -> Iterator[Floats]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Moments:
+class Moments:
     """Number, mean and sum of squared deviations of some values."""
 
     count: int = 0
@@ -143,26 +143,36 @@ class _Moments:
 
     @property
     def std(self) -> float:
-        return math.sqrt(self.squares / self.count)
+        """Standard deviation; 0 of no values."""
+        return math.sqrt(self.squares / max(self.count, 1))
 
-    def __add__(self, other: _Moments) -> _Moments:
+    def __add__(self, other: Moments) -> Moments:
         # Chan, Golub & LeVeque (1983): unlike a difference of sums, no digits cancel.
         count = self.count + other.count
         if count == 0:
             return self
         step = other.mean - self.mean
-        return _Moments(
+        return Moments(
             count=count,
             mean=self.mean + step * other.count / count,
             squares=self.squares + other.squares + step**2 * self.count * other.count / count,
         )
 
 
-def _moments(data: Volume, transform: Callable[[Floats], Floats]) -> _Moments:
-    total = _Moments()
+def moments(data: Volume, transform: Callable[[Floats], Floats] = lambda values: values) -> Moments:
+    """Measure the finite voxels of a volume slab by slab, in double precision.
+
+    Parameters
+    ----------
+    data
+        ``z y x``, any real type.
+    transform
+        What is done to the values before.
+    """
+    total = Moments()
     for values in finite_values(data):
         changed = transform(values)
         mean = float(changed.mean())
         squares = float(np.square(changed - mean).sum())
-        total += _Moments(count=len(changed), mean=mean, squares=squares)
+        total += Moments(count=len(changed), mean=mean, squares=squares)
     return total

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from dataclasses import replace
 from math import ceil
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 from scipy.sparse import csr_array
 
 from tomopicker.errors import InputError
-from tomopicker.preprocess import finite, finite_values
-from tomopicker.types import Level
+from tomopicker.preprocess import finite, moments
+from tomopicker.types import HalfVolume, Level
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -23,6 +23,9 @@ _SAME = 0.01
 
 _FINEST, _COARSEST = 4.0, 1.5
 """How many times finer or coarser than wanted a tomogram may be."""
+
+_FARTHEST = 6e4
+"""Standard deviations from the mean beyond which values are cut off: half precision ends there."""
 
 # Lobes of the kernel on either side and its Kaiser window: structures of 4 or more of the new
 # voxels keep their height to a thousandth, and what the new voxels cannot hold is kept out of them.
@@ -86,7 +89,7 @@ def rescale(tomogram: Tomogram, voxel_size: float) -> Tomogram:
     Returns
     -------
     Tomogram
-        Its data is float32 in memory; the tomogram itself when its voxel size is within 1 %.
+        Its data is a `HalfVolume`; the tomogram itself when its voxel size is within 1 %.
 
     Raises
     ------
@@ -116,13 +119,15 @@ def rescale(tomogram: Tomogram, voxel_size: float) -> Tomogram:
     ]
     # The filter runs on the difference from the mean: it stands for values that are not finite,
     # and a constant stays one to the last digit.
-    mean = _finite_mean(data)
+    known = moments(data)
+    mean, unit = known.mean, known.std or 1.0
 
     def flatten(z: int) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
         """Resample an old plane along y and x, and tell where the nearest voxel is not finite."""
         plane = np.empty(data.shape[1:], dtype=np.float32)
         with np.errstate(over="ignore"):
             np.subtract(data[z], mean, out=plane, dtype=np.float64, casting="same_kind")
+        plane /= unit
         usable = finite(plane)
         if usable is not None:
             plane[~usable] = 0
@@ -130,20 +135,24 @@ def rescale(tomogram: Tomogram, voxel_size: float) -> Tomogram:
         return (along_x @ (along_y @ plane).T).T, None if usable is None else ~usable
 
     shape = (along_z.shape[0], along_y.shape[0], along_x.shape[0])
-    result = np.zeros(shape, dtype=np.float32)
+    result = np.empty(shape, dtype=np.float16)
+    new = np.empty(shape[1:], dtype=np.float32)
     planes: dict[int, tuple[NDArray[np.float32], NDArray[np.bool_] | None]] = {}
-    for number, new in enumerate(result):
+    for number in range(len(result)):
+        new[:] = 0
         row = slice(*along_z.indptr[number : number + 2])
         weights = dict(zip(along_z.indices[row].tolist(), along_z.data[row], strict=True))
         # Each old plane is read once, and kept until no new one needs it.
         planes = {z: planes[z] if z in planes else flatten(z) for z in weights}
         for z, weight in weights.items():
             new += weight * planes[z][0]
-        new += mean
+        np.clip(new, -_FARTHEST, _FARTHEST, out=new)
         unknown = planes[int(nearest[0][number])][1]
         if unknown is not None:
             new[unknown] = np.nan
-    return replace(tomogram, data=result, voxel_size=voxel_size, coarser=())
+        result[number] = new
+    volume = cast("Volume", HalfVolume(result, mean=mean, unit=unit))
+    return replace(tomogram, data=volume, voxel_size=voxel_size, coarser=())
 
 
 def block_mean(data: Volume, factor: int) -> NDArray[np.float32]:
@@ -194,12 +203,3 @@ def _weights(length: int, places: Floats, step: float) -> Any:
     matrix = csr_array((values.ravel(), (rows, columns)), shape=(len(places), length))
     matrix.eliminate_zeros()
     return matrix.astype(np.float32)
-
-
-def _finite_mean(data: Volume) -> float:
-    """Mean of the finite values; 0 where there are none."""
-    total, count = 0.0, 0
-    for values in finite_values(data):
-        total += float(values.sum())
-        count += values.size
-    return total / count if count else 0.0

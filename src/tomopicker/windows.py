@@ -112,6 +112,39 @@ def tile_of(core: Window, shape: Shape, *, halo: int) -> Tile:
     return Tile(core=core, read=_box(starts, stops))
 
 
+def shifted(window: Window, by: Shape) -> Window:
+    """Return a window moved by so many voxels.
+
+    >>> shifted(Window(corner=(0, 0, 8), shape=(4, 4, 4)), (1, 0, 2)).corner
+    (1, 0, 10)
+    """
+    z, y, x = (start + one for start, one in zip(window.corner, by, strict=True))
+    return Window(corner=(z, y, x), shape=window.shape)
+
+
+def around(outer: Window, inner: Window) -> list[Window]:
+    """Split what a window has beside a smaller one in it into windows.
+
+    >>> outer = Window(corner=(0, 0, 0), shape=(1, 1, 6))
+    >>> around(outer, Window(corner=(0, 0, 1), shape=(1, 1, 2)))
+    [Window(corner=(0, 0, 0), shape=(1, 1, 1)), Window(corner=(0, 0, 3), shape=(1, 1, 3))]
+    """
+    starts = list(outer.corner)
+    stops = [start + size for start, size in zip(outer.corner, outer.shape, strict=True)]
+    windows = []
+    for axis, (start, size) in enumerate(zip(inner.corner, inner.shape, strict=True)):
+        for low, high in ((starts[axis], start), (start + size, stops[axis])):
+            if low < high:
+                windows.append(
+                    _box(
+                        [*starts[:axis], low, *starts[axis + 1 :]],
+                        [*stops[:axis], high, *stops[axis + 1 :]],
+                    )
+                )
+        starts[axis], stops[axis] = start, start + size
+    return windows
+
+
 def _parts(length: int, side: int, multiple: int) -> list[tuple[int, int]]:
     count = max(1, round(length / side))
     step = -(-length // (count * multiple)) * multiple

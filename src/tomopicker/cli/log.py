@@ -10,18 +10,30 @@ from typing import TYPE_CHECKING
 import typer
 
 from tomopicker.errors import OutputError
+from tomopicker.io.record import Record
 from tomopicker.signals import handling
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from pathlib import Path
 
-    from tomopicker.io.record import Failure, Record
+    from tomopicker.io.record import Failure
     from tomopicker.io.summary import Summary
 
 TERMINATED = 143
 """Exit code after SIGTERM, as shells expect: 128 and the number of the signal. SIGUSR1 and
 SIGUSR2, which tell that SIGTERM is near, end with it, too."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ended:
+    """What became of a tomogram."""
+
+    what: Record | Failure
+    out: Path
+    """The folder of the picks."""
+    already: bool = False
+    """Whether another process had done it."""
 
 
 @dataclass(kw_only=True)
@@ -60,6 +72,14 @@ class Log:
             seconds=failure.seconds,
             reason=failure.reason,
         )
+
+    def take(self, ended: Ended) -> None:
+        """Note what became of a tomogram, in the summary too."""
+        if isinstance(ended.what, Record):
+            self.add(ended.what, ended.out, already=ended.already)
+        else:
+            self.add_failure(ended.what)
+        self.summary.write_if_due()
 
     def total(self) -> str:
         """Tell how far it got."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import closing
 from itertools import product
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -87,6 +88,14 @@ def pick(
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
     device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    workers: Annotated[
+        int | None,
+        typer.Option(
+            help="Tomograms to pick at a time; as many as there are GPUs, or one.",
+            min=1,
+            show_default=False,
+        ),
+    ] = None,
     memory: Annotated[
         str | None,
         typer.Option(
@@ -114,6 +123,7 @@ def pick(
     from tomopicker.cli.run import check_folder, console, masks_of, named_tomograms
     from tomopicker.cli.slurm import pick_with_jobs, read_cluster
     from tomopicker.cli.units import parse_memory
+    from tomopicker.cli.workers import devices_of, pick_by_workers
     from tomopicker.io.particles import FORMATS, check_format, write_import_list
     from tomopicker.io.record import Origin, RecordedCut, RecordedFile
     from tomopicker.io.summary import SUMMARY, Summary
@@ -186,7 +196,16 @@ def pick(
             tell_of_a_stopped_run(model)
         with ending(log):
             if profile is None:
-                pick_all(left, model, opening, log, alone=len(jobs) == 1)
+                devices = devices_of(model.device, workers, len(left))
+                if len(devices) > 1:
+                    picking = pick_by_workers(
+                        left, devices, run, cut, memory=gigabytes, opening=opening
+                    )
+                else:
+                    picking = pick_all(left, model, opening, of=len(left), alone=len(jobs) == 1)
+                with closing(picking):
+                    for ended in picking:
+                        log.take(ended)
             elif left:
                 pick_with_jobs(left, jobs, profile, log, detach=detach)
             if detach:

@@ -11,17 +11,17 @@ from typing import TYPE_CHECKING
 from tomopicker.errors import InputError, OutputError, is_out_of_memory
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Generator, Iterable, Sequence
     from pathlib import Path
 
     from torch import nn
 
     from tomopicker.calibrate import Count
     from tomopicker.checkpoint import Checkpoint
-    from tomopicker.cli.log import Log
+    from tomopicker.cli.log import Ended
     from tomopicker.cli.plan import Job
     from tomopicker.inference import Cut, Picked
-    from tomopicker.io.record import Origin, Record
+    from tomopicker.io.record import Failure, Origin, Record
     from tomopicker.io.tomograms import Source
     from tomopicker.types import Tomogram
 
@@ -99,19 +99,32 @@ def tell_of_a_stopped_run(model: Model) -> None:
         )
 
 
-def pick_all(jobs: Sequence[Job], model: Model, opening: Opening, log: Log, *, alone: bool) -> None:
+def pick_all(
+    jobs: Iterable[Job],
+    model: Model,
+    opening: Opening,
+    *,
+    of: int,
+    alone: bool = False,
+    tells: bool = True,
+) -> Generator[Ended]:
     """Pick tomograms one after the other; a broken one must not cost the others.
 
     Parameters
     ----------
+    of
+        How many there are, of all processes that pick them.
     alone
         Whether there is but one: what is wrong with it is raised then.
+    tells
+        Whether to say that the disk may be too small for all of them.
 
     Raises
     ------
     OutputError
         When something cannot be written.
     """
+    from tomopicker.cli.log import Ended
     from tomopicker.cli.run import console
     from tomopicker.io.record import Failure, now
 
@@ -120,15 +133,15 @@ def pick_all(jobs: Sequence[Job], model: Model, opening: Opening, log: Log, *, a
         # Where parts overlap, another process may have done it by now.
         record = job.done()
         if record is not None:
-            log.add(record, job.outputs.out, already=True)
+            yield Ended(what=record, out=job.outputs.out, already=True)
             continue
         started = time.monotonic()
         try:
             tomogram = _open(job, model, opening)
             if job.outputs.with_scores or not has_space:
-                _check_space(job, tomogram, model, len(jobs) - number, warn=not has_space)
+                _check_space(job, tomogram, model, of - number, warn=tells and not has_space)
                 has_space = True
-            record = _pick_one(job, tomogram, model)
+            what: Record | Failure = _pick_one(job, tomogram, model)
         except OutputError:
             raise
         except (InputError, MemoryError, RuntimeError) as error:
@@ -139,18 +152,15 @@ def pick_all(jobs: Sequence[Job], model: Model, opening: Opening, log: Log, *, a
             if not isinstance(error, InputError):
                 reason = f"{job.source.name}: {_TOO_LARGE}"
             console.print(f"Left out: {reason}", soft_wrap=True)
-            failure = Failure(
+            what = Failure(
                 tomogram=job.source.name,
                 path=" and ".join(str(path) for path in job.source.paths),
                 finished=now(),
                 seconds=round(time.monotonic() - started, 1),
                 reason=reason,
             )
-            job.outputs.write_failure(failure)
-            log.add_failure(failure)
-        else:
-            log.add(record, job.outputs.out)
-        log.summary.write_if_due()
+            job.outputs.write_failure(what)
+        yield Ended(what=what, out=job.outputs.out)
 
 
 def reportable(jobs: Sequence[Job], opening: Opening) -> list[Source]:

@@ -1,0 +1,195 @@
+"""Pick with several processes of this machine, each of which takes the next tomogram."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import signal
+from collections import deque
+from contextlib import contextmanager, suppress
+from multiprocessing.connection import Connection, wait
+from typing import IO, TYPE_CHECKING, TypeAlias, cast
+
+from tomopicker.errors import InputError, OutputError
+
+if TYPE_CHECKING:
+    from collections.abc import Generator, Iterator, Sequence
+    from multiprocessing.process import BaseProcess
+    from pathlib import Path
+
+    from tomopicker.cli.log import Ended
+    from tomopicker.cli.picking import Opening
+    from tomopicker.cli.plan import Job
+    from tomopicker.inference import Cut
+
+
+def devices_of(device: str, workers: int | None, tomograms: int) -> list[str]:
+    """Choose the device of each worker.
+
+    Parameters
+    ----------
+    device
+        As PyTorch calls it; "cuda" stands for all GPUs, which the workers take in turn.
+    workers
+        How many are wanted; None is one for each of all GPUs, and else one.
+    tomograms
+        How many are left to pick: no more workers than that.
+    """
+    import torch
+
+    devices = [device]
+    if device == "cuda":
+        devices = [f"cuda:{number}" for number in range(torch.cuda.device_count())]
+    count = min(workers or len(devices), tomograms)
+    if count <= 1:
+        return [device]
+    return [devices[number % len(devices)] for number in range(count)]
+
+
+def pick_by_workers(
+    jobs: Sequence[Job],
+    devices: Sequence[str],
+    run: Path,
+    cut: Cut,
+    *,
+    memory: float | None,
+    opening: Opening,
+) -> Generator[Ended]:
+    """Pick tomograms with a process for each device, which share the processor's threads.
+
+    They end when the generator does, be it closed or left by an error.
+
+    Raises
+    ------
+    InputError
+        At the end, when a worker was lost with the tomogram that it was at.
+    OutputError
+        When something cannot be written.
+    """
+    from tomopicker.cli.run import console, progress_bar
+
+    waiting, done, lost = deque(jobs), 0, []
+    processes: dict[Connection, BaseProcess] = {}
+    at: dict[Connection, Job] = {}
+
+    def hand_out(worker: Connection) -> None:
+        job = waiting.popleft() if waiting else None
+        if job is not None:
+            at[worker] = job
+        # One that was lost just now takes nothing, which is noticed when it is listened to.
+        with suppress(BrokenPipeError):
+            worker.send(job)
+
+    try:
+        with _inherited_by(len(devices)):
+            for number, device in enumerate(devices):
+                model = (run, cut, device, memory)
+                worker, process = _start(model, opening, len(jobs), tells=number == 0)
+                processes[worker] = process
+                hand_out(worker)
+        with progress_bar("picking") as bar:
+            while processes:
+                for one in wait(list(processes)):
+                    worker = cast("Connection", one)
+                    try:
+                        told = worker.recv()
+                    except EOFError:
+                        process = processes.pop(worker)
+                        process.join()
+                        if worker in at:
+                            lost.append(f"{at[worker].source.name} ({_how_it_ended(process)})")
+                        continue
+                    if isinstance(told, str):
+                        console.print(told, end="", soft_wrap=True)
+                    elif isinstance(told, OutputError):
+                        raise told
+                    else:
+                        del at[worker]
+                        done += 1
+                        bar.show(done / len(jobs), f"{done} of {len(jobs)}")
+                        yield told
+                        hand_out(worker)
+    finally:
+        for process in processes.values():
+            process.terminate()
+        for process in processes.values():
+            process.join()
+    if lost:
+        raise InputError(
+            f"the process that picked it was lost with {', '.join(lost)}: if memory was short, "
+            "give fewer --workers; the same command goes on"
+        )
+
+
+_Model: TypeAlias = "tuple[Path, Cut, str, float | None]"
+"""What `read_model` is told: the run, the cut-off, the device and the memory."""
+
+
+def _start(
+    model: _Model, opening: Opening, of: int, *, tells: bool
+) -> tuple[Connection, BaseProcess]:
+    # Not forked: CUDA and the threads of a process do not survive that.
+    context = multiprocessing.get_context("spawn")
+    mine, its = context.Pipe()
+    process = context.Process(target=_work, args=(its, model, opening, of, tells), daemon=True)
+    process.start()
+    its.close()
+    return mine, process
+
+
+def _work(connection: Connection, model: _Model, opening: Opening, of: int, tells: bool) -> None:
+    """Pick what comes until nothing does, and send what is said and what became of it."""
+    from tomopicker.cli.log import terminable
+    from tomopicker.cli.picking import pick_all, read_model
+    from tomopicker.cli.run import console
+
+    console.file = cast("IO[str]", _Sent(connection))
+    run, cut, device, memory = model
+    # Where the other process is gone there is nobody to pick for.
+    with terminable(), suppress(BrokenPipeError, EOFError):
+        read = read_model(run, cut, device=device, memory=memory)
+        jobs = iter(connection.recv, None)
+        try:
+            for ended in pick_all(jobs, read, opening, of=of, tells=tells):
+                connection.send(ended)
+        except OutputError as error:
+            connection.send(error)
+
+
+class _Sent:
+    """A text file whose lines are sent to the process that has the terminal."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+
+    def write(self, text: str) -> int:
+        if text:
+            self._connection.send(text)
+        return len(text)
+
+    def flush(self) -> None:
+        """Nothing is kept back."""
+
+
+@contextmanager
+def _inherited_by(workers: int) -> Iterator[None]:
+    """Have processes that are started inside ignore Ctrl-C, and share this one's threads."""
+    import torch
+
+    variable = "OMP_NUM_THREADS"
+    before = os.environ.get(variable)
+    os.environ[variable] = str(max(torch.get_num_threads() // workers, 1))
+    # A terminal sends it to all of its processes, but this one ends the others.
+    handler = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, handler)
+        del os.environ[variable]
+        if before is not None:
+            os.environ[variable] = before
+
+
+def _how_it_ended(process: BaseProcess) -> str:
+    code = process.exitcode or 0
+    return f"signal {-code}" if code < 0 else f"exit code {code}"
