@@ -115,7 +115,7 @@ def test_a_worker_that_is_killed_costs_its_tomogram_and_is_told(
     )
     while process.poll() is None and not list(out.glob("TS_*.json")):
         time.sleep(0.01)
-    of_it = ["ps", "-o", "pid=,args=", "--ppid", str(process.pid)]
+    of_it = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)]
     table = subprocess.run(of_it, capture_output=True, text=True, check=True).stdout.splitlines()
     workers = [line.split()[0] for line in table if "spawn_main" in line]
     assert len(workers) == 2
