@@ -161,6 +161,81 @@ def test_peaks_of_several_tomograms_count_together():
     assert count_in_all([(scores, first)]) == pytest.approx(100 / 0.95)
 
 
+def _reviewed(seed):
+    """Peaks of three tomograms; what a person clicked, accepted and rejected; and the truth.
+
+    Twenty particles at random of the first are labelled. In the two others a person judges the
+    forty peaks of which a calibration by those labels is the least certain.
+    """
+    rng = np.random.default_rng(seed)
+    tomograms = [_tomogram(rng, 120, apart=3.0) for _ in range(3)]
+    scores, true = tomograms[0]
+    clicked = LabelledScores(scores=rng.choice(scores[true], 20, replace=False), total=20)
+    first = learn_calibration([(scores, clicked)], known=20, held_out=True)
+    nothing = np.empty(0)
+    found = [(scores, clicked)]
+    for scores, true in tomograms[1:]:
+        asked = np.argsort(np.abs(judge(scores, first).chances - 0.5), kind="stable")[:40]
+        said = {"accepted": scores[asked[true[asked]]], "rejected": scores[asked[~true[asked]]]}
+        found.append((scores, LabelledScores(scores=nothing, total=0, **said)))
+    return first, found, tomograms[1:]
+
+
+def _errors(calibration, tomograms):
+    """Mean error of the number of 120 particles, as a logarithm, and F1 lost at the cut-off."""
+    counts, lost = [], []
+    for scores, true in tomograms:
+        judged = judge(scores, calibration)
+        counts.append(abs(np.log(judged.count.estimate / 120)))
+        best = max(_f1(true, length, 120) for length in range(1, 601))
+        lost.append(best - _f1(true, judged.best_length, 120))
+    return np.mean(counts), np.mean(lost)
+
+
+def test_verdicts_on_what_is_uncertain_make_count_and_cut_off_no_worse():
+    """Although what was accepted is no fair sample: taken for one, it spoils both."""
+    without, reviewed, as_sample = [], [], []
+    for seed in range(6):
+        first, found, tomograms = _reviewed(seed)
+        known = 20 + sum(len(one.accepted) for _, one in found)
+        without.append(_errors(first, tomograms))
+        calibration = learn_calibration(found, known=known, held_out=True)
+        reviewed.append(_errors(calibration, tomograms))
+        mixed = [
+            (
+                scores,
+                LabelledScores(
+                    scores=np.concatenate([one.scores, one.accepted]),
+                    total=one.total + len(one.accepted),
+                    rejected=one.rejected,
+                ),
+            )
+            for scores, one in found
+        ]
+        calibration = learn_calibration(mixed, known=known, held_out=True)
+        as_sample.append(_errors(calibration, tomograms))
+    count, lost = np.mean(reviewed, axis=0)
+    assert count < 0.6 * np.mean(without, axis=0)[0]
+    assert lost < np.mean(without, axis=0)[1]
+    assert (np.mean(as_sample, axis=0) > 2 * np.mean(without, axis=0)).all()
+
+
+def test_what_was_rejected_alone_tells_of_no_chance():
+    """Nobody says how many were looked at for it; the bound alone goes down."""
+    rng = np.random.default_rng(0)
+    scores, true = _tomogram(rng, 150)
+    labelled = rng.choice(scores[true], 40, replace=False)
+    fits = [
+        learn_calibration(
+            [(scores, LabelledScores(scores=labelled, total=40, rejected=wrong))],
+            known=40,
+            held_out=True,
+        )
+        for wrong in (np.empty(0), scores[~true][:20])
+    ]
+    assert fits[1].particles == pytest.approx(fits[0].particles, rel=0.1)
+
+
 def test_labelled_particles_that_were_missed_raise_the_bound():
     scores = np.arange(50.0, 0, -1)
     all_found = count_at_most(scores, LabelledScores(scores=scores[::5], total=10))
@@ -197,3 +272,14 @@ def test_the_nearest_peak_to_a_rejected_place_is_no_particle_unless_a_label_is_t
         tolerance=2,
     )
     assert (found.scores.tolist(), found.rejected.tolist()) == ([3.0], [2.0])
+    found = match_labelled(
+        peaks,
+        np.array([1.0, 2.0, 3.0]),
+        np.array([[0.0, 0, 19.5]]),
+        accepted=np.array([[0.0, 0, 2], [0, 0, 20]]),
+        rejected=np.array([[0.0, 0, 3]]),
+        tolerance=2,
+    )
+    # One that is labelled and accepted is labelled; what was accepted is not rejected.
+    assert (found.scores.tolist(), found.accepted.tolist()) == ([3.0], [2.0])
+    assert found.rejected.size == 0

@@ -180,6 +180,7 @@ def calibrate(
 
     The particles of validation are scored in their tomogram, whole. With fewer than ten of them
     the training particles are added, whose scores are somewhat better than an unseen particle's.
+    Those that were accepted from a list tell, with those rejected, of the chance at their scores.
     """
     network = network_of(checkpoint)
     config = task.config
@@ -201,12 +202,14 @@ def calibrate(
             progress=lambda done, n=number: progress((n + done) / len(volumes)),  # type: ignore[misc]
         )
         centres, scores = find_candidates(volume, config, radius=task.radius)
-        labelled = [part.centres for part in parts if part.features is features]
+        labelled = [part.centres[~part.is_shown] for part in parts if part.features is features]
+        accepted = [part.centres[part.is_shown] for part in everyone if part.features is features]
         rejected = [part.rejected for part in everyone if part.features is features]
         found = match_labelled(
             centres,
             scores,
             np.concatenate(labelled),
+            accepted=np.concatenate(accepted),
             rejected=np.concatenate(rejected),
             tolerance=MATCH_RADII * task.radius,
         )

@@ -289,7 +289,7 @@ def read_labelled(
             f"out; the first: {broken[0]}",
             soft_wrap=True,
         )
-    rejected = None if negatives is None else _read_negatives(negatives, tomograms)
+    rejected = None if negatives is None else read_places(negatives, tomograms)
     labelled, kept = [], []
     for number, (tomogram, table) in enumerate(zip(tomograms, tables, strict=True)):
         check_inside(table, tomogram.shape, in_words(picks))
@@ -312,8 +312,8 @@ def read_labelled(
     return labelled, None if rejected is None else [rejected[number] for number in kept]
 
 
-def _read_negatives(path: Path, tomograms: Sequence[Tomogram]) -> list[Particles]:
-    """Read what was rejected in the tomograms to learn from."""
+def read_places(path: Path, tomograms: Sequence[Tomogram]) -> list[Particles]:
+    """Read what was rejected, or accepted, in the tomograms to learn from."""
     from tomopicker.io.particles import check_inside, read_picks_for
 
     # Not in every tomogram something was rejected, and not in every one something was clicked.

@@ -63,6 +63,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    accepted: Annotated[
+        Path | None,
+        typer.Option(
+            help="Those of the picks that were accepted from a picker's list: learned from, and "
+            "not counted by, as they are no fair sample; in a file as --picks.",
+            show_default=False,
+        ),
+    ] = None,
     radius: Annotated[
         str | None, typer.Option(help="Particle radius, as 160A or 12vx.", show_default=False)
     ] = None,
@@ -133,6 +141,7 @@ def train(
         masked,
         masks_of,
         read_labelled,
+        read_places,
         rescaling,
     )
     from tomopicker.cli.slurm import at_work, read_cluster, train_with_a_job
@@ -164,6 +173,9 @@ def train(
             skip_unmatched=skip_unmatched,
             negatives=negatives,
         )
+        shown = None
+        if accepted is not None:
+            shown = read_places(accepted, [tomogram for tomogram, _ in labelled])
         validation = None
         if val_tomogram is not None and val_picks is not None:
             found, _ = read_labelled(
@@ -207,7 +219,7 @@ def train(
 
         labelled = [give_mask(*pair) for pair in labelled]
         validation = validation and give_mask(*validation)
-        task = prepare(config, labelled, validation, rejected)
+        task = prepare(config, labelled, validation, rejected, shown)
         run = Run.create(out, config) if is_first and not resume else Run.resume(out)
         start = _last_epoch(run) if resume else None
     if not is_first:
