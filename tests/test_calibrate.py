@@ -1,5 +1,7 @@
 """Counts, chances and cut-offs follow from labelled particles and unlabelled peaks."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -162,23 +164,23 @@ def test_peaks_of_several_tomograms_count_together():
 
 
 def _reviewed(seed):
-    """Peaks of three tomograms; what a person clicked, accepted and rejected; and the truth.
+    """Scores of a tomogram, what is known there without and with a review, and three tomograms.
 
-    Twenty particles at random of the first are labelled. In the two others a person judges the
-    forty peaks of which a calibration by those labels is the least certain.
+    Twenty particles at random are labelled. Then a person judges the sixty peaks of which a
+    calibration by those labels is the least certain.
     """
     rng = np.random.default_rng(seed)
     tomograms = [_tomogram(rng, 120, apart=3.0) for _ in range(3)]
     scores, true = tomograms[0]
-    clicked = LabelledScores(scores=rng.choice(scores[true], 20, replace=False), total=20)
-    first = learn_calibration([(scores, clicked)], known=20, held_out=True)
-    nothing = np.empty(0)
-    found = [(scores, clicked)]
-    for scores, true in tomograms[1:]:
-        asked = np.argsort(np.abs(judge(scores, first).chances - 0.5), kind="stable")[:40]
-        said = {"accepted": scores[asked[true[asked]]], "rejected": scores[asked[~true[asked]]]}
-        found.append((scores, LabelledScores(scores=nothing, total=0, **said)))
-    return first, found, tomograms[1:]
+    clicked = rng.choice(np.flatnonzero(true), 20, replace=False)
+    before = LabelledScores(scores=scores[clicked], total=20)
+    first = learn_calibration([(scores, before)], known=20, held_out=True)
+    order = np.argsort(np.abs(judge(scores, first).chances - 0.5), kind="stable")
+    asked = order[~np.isin(order, clicked)][:60]
+    after = replace(
+        before, accepted=scores[asked[true[asked]]], rejected=scores[asked[~true[asked]]]
+    )
+    return scores, before, after, tomograms
 
 
 def _errors(calibration, tomograms):
@@ -192,32 +194,27 @@ def _errors(calibration, tomograms):
     return np.mean(counts), np.mean(lost)
 
 
-def test_verdicts_on_what_is_uncertain_make_count_and_cut_off_no_worse():
+def test_verdicts_on_what_is_uncertain_make_count_and_cut_off_better():
     """Although what was accepted is no fair sample: taken for one, it spoils both."""
-    without, reviewed, as_sample = [], [], []
+    errors = []
     for seed in range(6):
-        first, found, tomograms = _reviewed(seed)
-        known = 20 + sum(len(one.accepted) for _, one in found)
-        without.append(_errors(first, tomograms))
-        calibration = learn_calibration(found, known=known, held_out=True)
-        reviewed.append(_errors(calibration, tomograms))
-        mixed = [
-            (
-                scores,
-                LabelledScores(
-                    scores=np.concatenate([one.scores, one.accepted]),
-                    total=one.total + len(one.accepted),
-                    rejected=one.rejected,
-                ),
-            )
-            for scores, one in found
+        scores, before, after, tomograms = _reviewed(seed)
+        known = 20 + len(after.accepted)
+        mixed = LabelledScores(
+            scores=np.concatenate([after.scores, after.accepted]),
+            total=known,
+            rejected=after.rejected,
+        )
+        fits = [
+            learn_calibration([(scores, labelled)], known=number, held_out=True)
+            for labelled, number in ((before, 20), (after, known), (mixed, known))
         ]
-        calibration = learn_calibration(mixed, known=known, held_out=True)
-        as_sample.append(_errors(calibration, tomograms))
-    count, lost = np.mean(reviewed, axis=0)
-    assert count < 0.6 * np.mean(without, axis=0)[0]
-    assert lost < np.mean(without, axis=0)[1]
-    assert (np.mean(as_sample, axis=0) > 2 * np.mean(without, axis=0)).all()
+        errors.append([_errors(fit, tomograms) for fit in fits])
+    (count, lost), (count_after, lost_after), (count_mixed, lost_mixed) = np.mean(errors, axis=0)
+    assert count_after < 0.7 * count
+    assert lost_after < lost
+    assert count_mixed > 1.5 * count
+    assert lost_mixed > 1.5 * lost
 
 
 def test_what_was_rejected_alone_tells_of_no_chance():

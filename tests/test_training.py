@@ -198,6 +198,27 @@ def test_what_was_accepted_from_a_list_is_learned_from_and_not_measured_by():
     assert (len(validation.centres), validation.is_shown.any()) == (2, False)
 
 
+def test_a_tomogram_with_verdicts_alone_is_not_calibrated_by(monkeypatch):
+    """Its scores are in other units than those where somebody clicked."""
+    (here, clicked), (there, reviewed) = _tomogram(1), _tomogram(2, "two")
+    config = preset(
+        "default", radius_angstrom=40, voxel_size=10, expected=40, overrides=SMALL["default"]
+    )
+    none, some = reviewed.select(np.arange(0)), reviewed.select(np.arange(6))
+    labelled = [(here, clicked.select(np.arange(12))), (there, some)]
+    task = prepare(config, labelled, accepted=[none, some])
+    scored = []
+
+    def spy(features, *arguments, **options):
+        scored.append(features)
+        return score(features, *arguments, **options)
+
+    monkeypatch.setattr("tomopicker.training.score", spy)
+    calibrated = calibrate(task, _epochs(task)[-1].checkpoint)
+    assert scored == [task.training[0].features]
+    assert calibrated.description.calibration is not None
+
+
 def test_where_hardly_any_other_was_clicked_accepted_particles_count_as_clicked():
     task = _accepting(12, clicked=5)
     assert not task.training[0].is_shown.any()

@@ -180,7 +180,8 @@ def calibrate(
 
     The particles of validation are scored in their tomogram, whole. With fewer than ten of them
     the training particles are added, whose scores are somewhat better than an unseen particle's.
-    Those that were accepted from a list tell, with those rejected, of the chance at their scores.
+    Those that were accepted from a list tell, with those rejected there, of the chance at their
+    scores. A tomogram where nothing but such was labelled is left out.
     """
     network = network_of(checkpoint)
     config = task.config
@@ -188,8 +189,11 @@ def calibrate(
     parts = list(task.validation)
     if not held_out:
         parts += task.training
+    # Units of z differ between tomograms: one where nobody clicked tells of no particle's scores.
     # Not by name: two sessions may both have a TS_01.
-    volumes = list({id(part.features): part.features for part in parts}.values())
+    volumes = list(
+        {id(part.features): part.features for part in parts if not part.is_shown.all()}.values()
+    )
     everyone = (*task.training, *task.validation)
     judged: list[tuple[Floats, LabelledScores]] = []
     known = 0
