@@ -232,6 +232,11 @@ def train(
             if note is not None:
                 run.say(note)
         _report_task(run, task)
+        if shown is not None and not any(part.is_shown.any() for part in task.training):
+            run.say(
+                "Hardly any other particle than those of --accepted: their number and the cut-off, "
+                "estimated from these, may be far off; click ten or more by yourself"
+            )
         checkpoint = _train(run, task, start, device=device)
         _finish(run, task, checkpoint, device=device)
         run.say(f"Done. Pick with: tomopicker pick {out} TOMOGRAM... --out picks")
@@ -267,6 +272,11 @@ def _report_task(run: Run, task: Task) -> None:
         f"{clicks} particles to learn from in {len(task.training)} tomogram(s), {held} to validate "
         f"on ({where}); radius {task.radius} voxels of {task.voxel_size:.4g} Å"
     )
+    shown = sum(int(part.is_shown.sum()) for part in task.training)
+    if shown:
+        run.say(
+            f"{shown} of them were accepted from a list, and are no measure of how many there are"
+        )
     rejected = sum(len(part.rejected) for part in task.training)
     if rejected:
         run.say(f"{rejected} rejected places to tell it from")
