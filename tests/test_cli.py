@@ -87,6 +87,25 @@ def test_training_takes_a_tomogram_that_holds_nothing_but_rejected_places(
     assert "sim_0002: has neither picks" in done.stderr
 
 
+def test_training_is_told_which_picks_were_accepted_from_a_list(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    rows = (simulated / "sim_0001.csv").read_text().splitlines()
+    accepted = tmp_path / "accepted.csv"
+    accepted.write_text("\n".join([rows[0], *rows[1:3]]))
+    given = [simulated / "sim_0001.mrc", "--picks", simulated / "sim_0001.csv", *SHORT]
+    given += ["--radius", "60A", "--accepted", accepted]
+    done = tomopicker("train", *given, "--out", tmp_path / "run")
+    assert done.code == 0, done.stderr
+    assert "2 of them were accepted from a list" in done.stderr
+    accepted.write_text("\n".join(rows))
+    done = tomopicker("train", *given, "--out", tmp_path / "all")
+    assert "click ten or more by yourself" in done.stderr
+    accepted.write_text("x,y,z\n1,1,1\n")
+    done = tomopicker("train", *given, "--out", tmp_path / "none")
+    assert (done.code, "--picks must hold what --accepted names" in done.stderr) == (2, True)
+
+
 def test_the_package_runs_as_a_module(environment: dict[str, str]) -> None:
     done = subprocess.run(
         [sys.executable, "-m", "tomopicker", "--help"],

@@ -5,6 +5,7 @@ import os
 os.environ.setdefault("QT_QPA_PLATFORM", "offscreen")
 
 import csv
+import re
 import time
 import warnings
 from importlib.resources import files
@@ -14,7 +15,15 @@ import numpy as np
 import pytest
 
 from tomopicker.errors import InputError
-from tomopicker.io.particles import read_particles, write_particles
+from tomopicker.io.particles import (
+    FORMATS,
+    formats_of_name,
+    read_particles,
+    writable,
+    write_particles,
+)
+from tomopicker.io.particles.formats import SUFFIXES as LISTS
+from tomopicker.io.tomograms import SUFFIXES as VOLUMES
 from tomopicker.io.tomograms import read_tomogram, write_volume
 from tomopicker.napari.edits import edits
 from tomopicker.serve.notes import Add, Delete, Move, Particle
@@ -93,6 +102,18 @@ def test_the_manifest_is_valid_and_names_what_is_there(napari):
 
     manifest = PluginManifest.from_file(files("tomopicker.napari") / "napari.yaml")
     manifest.validate_imports()
+
+
+def test_napari_offers_us_every_file_that_is_read_and_every_ending_that_is_written():
+    """napari reads the manifest without our code, so the tables' endings stand in it once more."""
+    manifest = files("tomopicker.napari").joinpath("napari.yaml").read_text(encoding="utf-8")
+    read = re.findall(r"- '\*(\.\w+)'", manifest)
+    assert read == list(dict.fromkeys([*VOLUMES, *LISTS]))
+    written = re.findall(r"- '(\.\w+)'", manifest)
+    assert sorted(written) == sorted(
+        {Path(FORMATS[name].place).suffix for name in writable()} | {".tsv"}
+    )
+    assert all(formats_of_name(Path(f"picks{ending}")) for ending in written)
 
 
 def test_a_tomogram_and_its_picks_of_any_format_lie_in_one_place(viewer, tomogram, tmp_path):

@@ -874,6 +874,26 @@ def test_rejected_candidates_are_handed_to_training(
     assert commands[-1] == [*first, "--resume"]
 
 
+def test_accepted_candidates_are_named_to_training_as_such(
+    page: TestClient, workbench: Workbench, commands: list[list[str]]
+):
+    workbench.session.set_diameter(120)
+    add(page, [10, 10, 10])
+    workbench.rounds.train(rounds.TrainWish())
+    assert "--accepted" not in commands[-1]
+    shown = [{"at": [20, 20, 20], "score": 1.0}]
+    act(page, do="judge", tomogram="sim_0001", answer="accept", order="teach", shown=shown)
+    # Put right by a voxel, it is the same particle.
+    act(page, do="move", tomogram="sim_0001", particle=2, at=[20, 20, 21])
+    workbench.rounds.train(rounds.TrainWish())
+    command = commands[-1]
+    tables = {
+        option: read_particles(command[command.index(option) + 1], voxel_size=13.5).voxels.tolist()
+        for option in ("--picks", "--accepted")
+    }
+    assert tables == {"--picks": [[10, 10, 10], [20, 20, 21]], "--accepted": [[20, 20, 21]]}
+
+
 def test_a_tomogram_where_all_was_rejected_is_learned_from_too(
     page: TestClient, workbench: Workbench, commands: list[list[str]]
 ):
@@ -997,7 +1017,10 @@ def test_verdicts_are_exported_as_a_table(
     tomopicker: Command, page: TestClient, workbench: Workbench, tmp_path: Path
 ):
     folder = workbench.session.folder
-    assert "No verdicts yet" in tomopicker("review", folder).stdout
+    none = tomopicker("review", folder).stdout
+    # Whoever comes here to review is told where that is.
+    assert "No verdicts yet" in none
+    assert f"tomopicker serve {folder}" in none
     empty = tomopicker("review", folder, "--export", tmp_path / "none.csv")
     assert (empty.code, "no verdicts yet" in empty.stderr) == (2, True)
     shown = [{"at": [1, 2, 3], "score": 2.5, "probability": 0.5, "picked": False, "model": "m"}]

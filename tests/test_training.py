@@ -175,6 +175,64 @@ def test_held_out_particles_count_neither_as_positive_nor_as_unlabelled():
         assert validation.labels[z, y, x] == IGNORED
 
 
+def _accepting(accepted: int, clicked: int = 12) -> Task:
+    """Of clicked and accepted particles of one tomogram, in this order."""
+    tomogram, particles = _tomogram(1)
+    config = preset(
+        "default", radius_angstrom=40, voxel_size=10, expected=40, overrides=SMALL["default"]
+    )
+    known = particles.select(np.arange(clicked + accepted))
+    # As another file rounds them.
+    shown = particles.select(np.arange(clicked, clicked + accepted))
+    shown = replace(shown, positions=shown.positions + 0.01)
+    return prepare(config, [(tomogram, known)], accepted=[shown])
+
+
+def test_what_was_accepted_from_a_list_is_learned_from_and_not_measured_by():
+    task = _accepting(6)
+    (training,), (validation,) = task.training, task.validation
+    assert training.is_shown.sum() == 6
+    for z, y, x in np.rint(training.centres[training.is_shown]).astype(int):
+        assert training.labels[z, y, x] == POSITIVE
+    # A fifth of the clicked ones, none of which was shown.
+    assert (len(validation.centres), validation.is_shown.any()) == (2, False)
+
+
+def test_a_tomogram_with_verdicts_alone_is_not_calibrated_by(monkeypatch):
+    """Its scores are in other units than those where somebody clicked."""
+    (here, clicked), (there, reviewed) = _tomogram(1), _tomogram(2, "two")
+    config = preset(
+        "default", radius_angstrom=40, voxel_size=10, expected=40, overrides=SMALL["default"]
+    )
+    none, some = reviewed.select(np.arange(0)), reviewed.select(np.arange(6))
+    labelled = [(here, clicked.select(np.arange(12))), (there, some)]
+    task = prepare(config, labelled, accepted=[none, some])
+    scored = []
+
+    def spy(features, *arguments, **options):
+        scored.append(features)
+        return score(features, *arguments, **options)
+
+    monkeypatch.setattr("tomopicker.training.score", spy)
+    calibrated = calibrate(task, _epochs(task)[-1].checkpoint)
+    assert scored == [task.training[0].features]
+    assert calibrated.description.calibration is not None
+
+
+def test_where_hardly_any_other_was_clicked_accepted_particles_count_as_clicked():
+    task = _accepting(12, clicked=5)
+    assert not task.training[0].is_shown.any()
+    assert len(task.validation[0].centres) == 3
+
+
+def test_an_accepted_particle_must_be_among_the_labelled_ones():
+    tomogram, particles = _tomogram(1)
+    config = preset("default", radius_angstrom=40, voxel_size=10, overrides=SMALL["default"])
+    known, other = particles.select(np.arange(12)), particles.select(np.arange(14, 15))
+    with pytest.raises(InputError, match="--picks must hold what --accepted names"):
+        prepare(config, [(tomogram, known)], accepted=[other])
+
+
 def test_the_priors_are_those_of_the_labelled_volume():
     """With a validation tomogram nothing is held out: eq 2, 4 and 8 on whole-volume counts."""
     task = _task("paper", validation=True, clicks=6, expected=18)
@@ -411,7 +469,7 @@ def test_at_least_ten_clicks_are_kept_out_where_as_many_are_left(clicks, kept_ou
     centres = rng.uniform(6, 26, size=(clicks, 3))
     config = preset("default", radius_angstrom=40, voxel_size=10.0)
     table = Particles.from_voxels(centres, voxel_size=10.0)
-    ((kept, out),) = _split([table], True, config, rng)
+    ((kept, out, _),) = _split([table], [np.zeros(clicks, dtype=bool)], True, config, rng)
     assert (len(kept), len(out)) == (clicks - kept_out, kept_out)
 
 
@@ -423,14 +481,15 @@ def test_a_share_of_all_particles_is_kept_out_however_few_a_tomogram_has(counts)
         Particles.from_voxels(rng.uniform(6, 26, size=(count, 3)), voxel_size=10.0)
         for count in counts
     ]
-    splits = _split(tables, True, config, rng)
-    for table, (kept, out) in zip(tables, splits, strict=True):
+    shown = [np.zeros(count, dtype=bool) for count in counts]
+    splits = _split(tables, shown, True, config, rng)
+    for table, (kept, out, _) in zip(tables, splits, strict=True):
         both = np.concatenate([kept.positions, out.positions])
         assert {tuple(at) for at in both} == {tuple(at) for at in table.positions}
         assert len(both) == len(table)
     total = sum(counts)
     wanted = max(10, round(0.2 * total)) if total >= 20 else 1
-    assert sum(len(out) for _, out in splits) == wanted
+    assert sum(len(out) for _, out, _ in splits) == wanted
 
 
 def test_mixed_precision_changes_nothing_on_a_cpu():

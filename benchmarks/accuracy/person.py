@@ -107,6 +107,14 @@ class Person:
         if is_right:
             here.append(candidate.voxel)
 
+    def accepted(self, part: str) -> list:
+        """Candidates that were accepted, which are among the particles."""
+        return [
+            one.candidate.voxel
+            for one in self.verdicts
+            if one.answer == "accept" and one.candidate.tomogram == part
+        ]
+
     def rejected(self, part: str) -> list:
         """Places that were rejected, but for those where they know a particle."""
         from tomopicker.serve.proposals import EXCLUSION
@@ -251,7 +259,8 @@ def _train(person: Person, parts, seed: int, differs=None):
     ]
     labelled = [(parts[part][0], table(person.particles.get(part, []))) for part in seen]
     rejected = [table(person.rejected(part)) for part in seen] if use_negatives else None
-    task = prepare(config, labelled, None, rejected)
+    accepted = [table(person.accepted(part)) for part in seen]
+    task = prepare(config, labelled, None, rejected, accepted)
     return calibrate(task, _trained(task))
 
 

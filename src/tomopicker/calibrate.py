@@ -10,6 +10,11 @@ In a tomogram with labelled particles, mean and deviation are theirs and the res
 of a noisier or thicker tomogram are lower, those of its particles and of everything else alike.
 So z counts in units of each tomogram's own peaks, and in another tomogram the particles'
 scores are fitted too, not far from where the labelled ones are.
+
+Candidates that a person was shown are no fair sample of the particles: a review asks for those
+about which the model knows least. So accepted ones count neither for the mean nor for the recall.
+But whichever score was asked for, the answer is a fair draw of the chance there, and the fit has to
+give what was accepted and rejected a likely one.
 """
 
 from __future__ import annotations
@@ -46,6 +51,9 @@ _BINS = 200
 
 _LEAST_RECALL = 0.4
 """Of a cut-off at which particles are counted."""
+
+_MISJUDGED = 0.02
+"""Share of the verdicts that are wrong, so that no single one is taken for certain."""
 
 # Of the logarithm of the number of particles below its bound, which false peaks raise.
 _BOUND_IS_HIGH = 0.2
@@ -98,9 +106,11 @@ class LabelledScores:
     """Scores that labelled particles have among the peaks of their tomogram."""
 
     scores: Floats
-    """(k,) of those that were found, any order."""
+    """(k,) of those that were found, any order; a fair sample of all particles."""
     total: int
     """Labelled particles, found or not."""
+    accepted: Floats = field(default_factory=lambda: np.empty(0))
+    """(n,) of peaks that a person was shown and took for particles, any order."""
     rejected: Floats = field(default_factory=lambda: np.empty(0))
     """(m,) of peaks that are known to be no particles, any order."""
 
@@ -186,10 +196,11 @@ def match_labelled(
     scores: Floats,
     labelled: NDArray[np.float64],
     *,
+    accepted: NDArray[np.float64] | None = None,
     rejected: NDArray[np.float64] | None = None,
     tolerance: float,
 ) -> LabelledScores:
-    """Find the labelled particles, and what was rejected, among the peaks.
+    """Find the labelled particles, and what was accepted and rejected, among the peaks.
 
     Parameters
     ----------
@@ -197,6 +208,8 @@ def match_labelled(
         (n, 3) places of the peaks and (n,) their scores.
     labelled
         (m, 3) places of the labelled particles.
+    accepted
+        (l, 3) places of particles that a person was shown, in a list that a picker had made.
     rejected
         (k, 3) places that are known to be something else.
     tolerance
@@ -205,17 +218,22 @@ def match_labelled(
     if not len(peaks):
         return LabelledScores(scores=np.empty(0), total=len(labelled))
     tree = KDTree(peaks)
-    found = [
-        rows[scores[rows].argmax()] for rows in tree.query_ball_point(labelled, tolerance) if rows
-    ]
+
+    def best_near(places: NDArray[np.float64] | None) -> list[int]:
+        near = [] if places is None else tree.query_ball_point(places, tolerance)
+        return [rows[scores[rows].argmax()] for rows in near if rows]
+
+    found = best_near(labelled)
+    right = set(best_near(accepted)) - set(found)
     wrong: set[int] = set()
     if rejected is not None and len(rejected):
         # The nearest, and no particle's: two of them may be within the tolerance.
         apart, nearest = tree.query(rejected)
-        wrong = set(nearest[apart <= tolerance].tolist()) - set(found)
+        wrong = set(nearest[apart <= tolerance].tolist()) - set(found) - right
     return LabelledScores(
         scores=np.asarray(scores[found], dtype=np.float64),
         total=len(labelled),
+        accepted=np.asarray(scores[sorted(right)], dtype=np.float64),
         rejected=np.asarray(scores[sorted(wrong)], dtype=np.float64),
     )
 
@@ -290,14 +308,28 @@ def learn_calibration(
     bound = max(count_at_most(z, together), 1.0)
     likely = max(math.log(bound) - _BOUND_IS_HIGH, least)
 
+    def rates(z: Floats, values: Floats) -> tuple[Floats, Floats]:
+        return _others(z, *values[:3]), math.exp(values[3]) * _normal(z, mean, deviation)
+
+    def surprise(values: Floats) -> float:
+        """Minus the logarithm of the chance that the verdicts are what they are."""
+        if not len(together.accepted):
+            # What was rejected alone, and nobody says out of how many, tells of no chance.
+            return 0.0
+        chances = []
+        for places, is_particle in ((together.accepted, True), (together.rejected, False)):
+            others, particles = rates(places, values)
+            chances.append((particles if is_particle else others) / (others + particles + 1e-300))
+        chance = _MISJUDGED + (1 - 2 * _MISJUDGED) * np.concatenate(chances)
+        return -float(np.log(chance).sum())
+
     def cost(values: Floats) -> float:
-        others = _others(centres, *values[:3])
-        particles = math.exp(values[3]) * _normal(centres, mean, deviation)
+        others, particles = rates(centres, values)
         # Wide where there is much to fit. Where labelled particles score like the rest, the
         # peaks alone cannot tell how many there are, and the bound has to.
         prior = 0.5 * ((values[1] - 0.5) / 3) ** 2 + 0.5 * ((values[2] + 2) / 2) ** 2
         prior += 0.5 * ((values[3] - likely) / _BOUND_SPREAD) ** 2
-        return _misfit(counts, (others + particles) * width) + float(prior)
+        return _misfit(counts, (others + particles) * width) + float(prior) + surprise(values)
 
     bounds = [(-20.0, 25.0), (-6.0, 3.0), (-8.0, 3.0), (least, likely + 2)]
     starts = [(start, 0.5, -2.0, likely + step) for step in (-0.5, 0.0, 0.5)]
@@ -406,6 +438,7 @@ def _together(
     return np.sort(z)[::-1], LabelledScores(
         scores=joined([_standard(labelled.scores, scores) for scores, labelled in some]),
         total=sum(labelled.total for _, labelled in some),
+        accepted=joined([_standard(labelled.accepted, scores) for scores, labelled in some]),
         rejected=joined([_standard(labelled.rejected, scores) for scores, labelled in some]),
     )
 

@@ -44,6 +44,10 @@ if TYPE_CHECKING:
     from tomopicker.types import Floats, Particles, Tomogram, Window
 
 
+_SAME_PLACE = 0.5
+"""Voxels within which two lists mean one particle: they may round differently."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Labelled:
     """A tomogram with its labels."""
@@ -54,6 +58,8 @@ class Labelled:
     """``z y x``: POSITIVE, UNLABELLED, NEGATIVE or IGNORED."""
     centres: Floats
     """(n, 3) voxels ``z y x`` of the particles stamped into the labels."""
+    is_shown: NDArray[np.bool_]
+    """(n,) whether a person accepted each from a list, where others are the fair sample."""
     rejected: Floats
     """(m, 3) voxels ``z y x`` of what is known to be something else."""
 
@@ -84,6 +90,7 @@ def prepare(
     training: Sequence[tuple[Tomogram, Particles]],
     validation: tuple[Tomogram, Particles] | None = None,
     rejected: Sequence[Particles] | None = None,
+    accepted: Sequence[Particles] | None = None,
 ) -> Task:
     """Rescale, standardise, label and split the data, and fix the prior.
 
@@ -92,6 +99,8 @@ def prepare(
 
     Without a validation tomogram, `training.held_out` of the labelled particles of all tomograms
     are kept for validation; their voxels count neither as positive nor as unlabelled in training.
+    Particles that were accepted from a picker's list are learned from and neither kept nor counted
+    by, as they are no fair sample, unless fewer than ten others are there.
 
     Parameters
     ----------
@@ -99,14 +108,17 @@ def prepare(
         Tomograms with their labelled particles; some may have none, where something was rejected.
     rejected
         For each training tomogram what looks like the particle and is not, as a person found.
+    accepted
+        For each training tomogram those of its labelled particles that a person was shown, in a
+        list that a picker had made.
 
     Raises
     ------
     InputError
         When voxel sizes differ, by more than can be rescaled or at all if nothing is rescaled, the
         particle does not fit the window or the tomogram, too few particles are labelled,
-        validation holds no positive, the expected count is not above the labelled one, or a
-        place is both labelled and rejected.
+        validation holds no positive, the expected count is not above the labelled one, a place is
+        both labelled and rejected, or one that was accepted is not labelled.
     """
     voxel_size = config.working_voxel_size(training[0][0].voxel_size)
     radius = voxel_radius(config.radius_angstrom, voxel_size)
@@ -125,7 +137,11 @@ def prepare(
     tomograms = [tomogram for tomogram, _ in training]
     rng = np.random.default_rng([config.training.seed, 0])
     tables = [particles for _, particles in training]
-    splits = _split(tables, validation is None, config, rng)
+    shown = [_shown(*pair) for pair in zip(training, accepted or [], strict=False)]
+    shown = shown or [np.zeros(len(table), dtype=bool) for table in tables]
+    if sum(int((~some).sum()) for some in shown) < FEWEST_TO_CALIBRATE:
+        shown = [np.zeros_like(some) for some in shown]
+    splits = _split(tables, shown, validation is None, config, rng)
     normalisations = [_normalisation(tomogram, config) for tomogram in tomograms]
     radial = None
     if config.network.filter_channel:
@@ -136,7 +152,7 @@ def prepare(
         radial = learn_filter(
             [
                 (features.density, features.shape, kept.voxels)
-                for features, (kept, _) in zip(plain, splits, strict=True)
+                for features, (kept, _, _) in zip(plain, splits, strict=True)
             ],
             # 8 voxels and not 8 with a rounding error, which the filter would round up.
             radius=round(config.radius_angstrom / voxel_size, 6),
@@ -145,12 +161,13 @@ def prepare(
     not_it = [_rejected(*pair, core) for pair in zip(training, rejected or [], strict=False)]
     not_it = not_it or [np.empty((0, 3)) for _ in training]
     labelled, held = [], []
-    for tomogram, normalisation, (kept, out), wrong in zip(
+    for tomogram, normalisation, (kept, out, is_shown), wrong in zip(
         tomograms, normalisations, splits, not_it, strict=True
     ):
         features = compute_features(tomogram, normalisation, radial)
         elsewhere = stamp(features.shape, out.voxels, radius=radius) > 0
-        labelled.append(_label(tomogram, features, kept, core, elsewhere, wrong))
+        part = _label(tomogram, features, kept, core, elsewhere, wrong)
+        labelled.append(replace(part, is_shown=is_shown))
         if validation is None:
             elsewhere = stamp(features.shape, kept.voxels, radius=radius) > 0
             held.append(_label(tomogram, features, out, core, elsewhere))
@@ -160,7 +177,7 @@ def prepare(
         held.append(_label(tomogram, features, particles, core))
     _check_positive(labelled, "training", "--picks")
     _check_positive(held, "validation", "--picks" if validation is None else "--val-picks")
-    out_of_training = [len(out) for _, out in splits]
+    out_of_training = [len(out) for _, out, _ in splits]
     return Task(
         config=config,
         training=tuple(labelled),
@@ -170,7 +187,9 @@ def prepare(
         voxel_size=voxel_size,
         radial=radial,
         validation_tomogram=validation[0].name if validation else None,
-        picks_sha256=_hash([*(particles for _, particles in training), *(rejected or [])]),
+        picks_sha256=_hash(
+            [*(particles for _, particles in training), *(rejected or []), *(accepted or [])]
+        ),
     )
 
 
@@ -207,10 +226,18 @@ def _rescaled(
 
 
 def _split(
-    tables: Sequence[Particles], hold_out: bool, config: Config, rng: np.random.Generator
-) -> list[tuple[Particles, Particles]]:
-    """Training and held-out particles of each tomogram; the latter are a share of all together."""
+    tables: Sequence[Particles],
+    shown: Sequence[NDArray[np.bool_]],
+    hold_out: bool,
+    config: Config,
+    rng: np.random.Generator,
+) -> list[tuple[Particles, Particles, NDArray[np.bool_]]]:
+    """Training and held-out particles of each tomogram, and which of the former were shown.
+
+    Those held out are a share of all together that were not shown.
+    """
     total = sum(map(len, tables))
+    fair = np.flatnonzero(~np.concatenate(shown))
     held = 0
     if hold_out:
         if total < 2:
@@ -218,16 +245,16 @@ def _split(
                 "one labelled particle cannot be both learned from and validated on: label more, "
                 "or give --val-tomogram and --val-picks"
             )
-        held = max(1, round(config.training.held_out * total))
+        held = max(1, round(config.training.held_out * len(fair)))
         if total >= 2 * FEWEST_TO_CALIBRATE:
             held = max(held, FEWEST_TO_CALIBRATE)
         held = min(held, total - 1)
     is_held = np.zeros(total, dtype=bool)
-    is_held[rng.permutation(total)[:held]] = True
+    is_held[rng.permutation(fair)[:held]] = True
     parts = np.split(is_held, np.cumsum([len(table) for table in tables])[:-1])
     return [
-        (table.select(np.flatnonzero(~part)), table.select(np.flatnonzero(part)))
-        for table, part in zip(tables, parts, strict=True)
+        (table.select(np.flatnonzero(~part)), table.select(np.flatnonzero(part)), some[~part])
+        for table, some, part in zip(tables, shown, parts, strict=True)
     ]
 
 
@@ -273,6 +300,7 @@ def _label(
         features=features,
         labels=labels,
         centres=particles.voxels,
+        is_shown=np.zeros(len(particles), dtype=bool),
         rejected=rejected,
     )
 
@@ -291,6 +319,26 @@ def _rejected(labelled: tuple[Tomogram, Particles], rejected: Particles, core: f
                 "voxels) is that of a labelled particle: take it out of --picks or of --negatives"
             )
     return wrong
+
+
+def _shown(labelled: tuple[Tomogram, Particles], accepted: Particles) -> NDArray[np.bool_]:
+    """(n,) which of the labelled particles are those that were accepted from a list."""
+    tomogram, particles = labelled
+    is_shown = np.zeros(len(particles), dtype=bool)
+    places = replace(accepted, voxel_size=tomogram.voxel_size).voxels
+    if not len(places):
+        return is_shown
+    apart, rows = np.full(len(places), np.inf), np.zeros(len(places), dtype=int)
+    if len(particles):
+        apart, rows = KDTree(particles.voxels).query(places)
+    if apart.max() > _SAME_PLACE:
+        z, y, x = places[int(apart.argmax())]
+        raise InputError(
+            f"{tomogram.name}: the accepted particle at x {x:.1f}, y {y:.1f}, z {z:.1f} (working "
+            "voxels) is none of the labelled ones: --picks must hold what --accepted names"
+        )
+    is_shown[rows] = True
+    return is_shown
 
 
 def _check_positive(parts: Sequence[Labelled], stage: str, option: str) -> None:
@@ -352,7 +400,7 @@ def _filtered_count(labelled: Sequence[Labelled], clicked: int, radius: int, mos
         matched = match_labelled(
             peaks.voxels.astype(np.float64),
             peaks.scores,
-            part.centres,
+            part.centres[~part.is_shown],
             rejected=part.rejected,
             tolerance=MATCH_RADII * radius,
         )

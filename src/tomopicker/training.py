@@ -180,6 +180,8 @@ def calibrate(
 
     The particles of validation are scored in their tomogram, whole. With fewer than ten of them
     the training particles are added, whose scores are somewhat better than an unseen particle's.
+    Those that were accepted from a list tell, with those rejected there, of the chance at their
+    scores. A tomogram where nothing but such was labelled is left out.
     """
     network = network_of(checkpoint)
     config = task.config
@@ -187,8 +189,11 @@ def calibrate(
     parts = list(task.validation)
     if not held_out:
         parts += task.training
+    # Units of z differ between tomograms: one where nobody clicked tells of no particle's scores.
     # Not by name: two sessions may both have a TS_01.
-    volumes = list({id(part.features): part.features for part in parts}.values())
+    volumes = list(
+        {id(part.features): part.features for part in parts if not part.is_shown.all()}.values()
+    )
     everyone = (*task.training, *task.validation)
     judged: list[tuple[Floats, LabelledScores]] = []
     known = 0
@@ -201,12 +206,14 @@ def calibrate(
             progress=lambda done, n=number: progress((n + done) / len(volumes)),  # type: ignore[misc]
         )
         centres, scores = find_candidates(volume, config, radius=task.radius)
-        labelled = [part.centres for part in parts if part.features is features]
+        labelled = [part.centres[~part.is_shown] for part in parts if part.features is features]
+        accepted = [part.centres[part.is_shown] for part in everyone if part.features is features]
         rejected = [part.rejected for part in everyone if part.features is features]
         found = match_labelled(
             centres,
             scores,
             np.concatenate(labelled),
+            accepted=np.concatenate(accepted),
             rejected=np.concatenate(rejected),
             tolerance=MATCH_RADII * task.radius,
         )

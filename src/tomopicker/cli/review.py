@@ -18,7 +18,10 @@ def review(
     ] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace that file.")] = False,
 ) -> None:
-    """Count the verdicts of a session, and write them as a table with who said what, and when."""
+    """Count the verdicts of a session, and write them as a table with who said what, and when.
+
+    Verdicts are given in the workbench, `tomopicker serve FOLDER`, which works over ssh too.
+    """
     from tomopicker.serve.session import read_verdicts, write_verdicts
 
     verdicts = read_verdicts(folder)
@@ -27,7 +30,10 @@ def review(
             raise InputError(f"{folder}: holds no verdicts yet; review some candidates first")
         write_verdicts(export, verdicts, overwrite=force)
     if not verdicts:
-        typer.echo("No verdicts yet.")
+        # A terminal shows no slices to judge by.
+        typer.echo(
+            f"No verdicts yet. Give them in the workbench, over ssh too: tomopicker serve {folder}"
+        )
     for name in dict.fromkeys(one.candidate.tomogram for one in verdicts):
         said = Counter(one.answer for one in verdicts if one.candidate.tomogram == name)
         typer.echo(

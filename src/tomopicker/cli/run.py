@@ -289,7 +289,7 @@ def read_labelled(
             f"out; the first: {broken[0]}",
             soft_wrap=True,
         )
-    rejected = _read_negatives(negatives, tomograms) if negatives else None
+    rejected = read_places(negatives, tomograms) if negatives else None
     labelled, kept = [], []
     for number, (tomogram, table) in enumerate(zip(tomograms, tables, strict=True)):
         check_inside(table, tomogram.shape, in_words(picks))
@@ -312,8 +312,8 @@ def read_labelled(
     return labelled, None if rejected is None else [rejected[number] for number in kept]
 
 
-def _read_negatives(places: Sequence[Path], tomograms: Sequence[Tomogram]) -> list[Particles]:
-    """Read what was rejected in the tomograms to learn from, all lists together."""
+def read_places(places: Sequence[Path], tomograms: Sequence[Tomogram]) -> list[Particles]:
+    """Read what was rejected, or accepted, in the tomograms to learn from, all lists together."""
     import numpy as np
 
     from tomopicker.io.particles import check_inside, read_picks_for

@@ -64,6 +64,14 @@ def train(
             show_default=False,
         ),
     ] = None,
+    accepted: Annotated[
+        Path | None,
+        typer.Option(
+            help="Those of the picks that were accepted from a picker's list: learned from, and "
+            "not counted by, as they are no fair sample; in a file as --picks.",
+            show_default=False,
+        ),
+    ] = None,
     radius: Annotated[
         str | None, typer.Option(help="Particle radius, as 160A or 12vx.", show_default=False)
     ] = None,
@@ -134,6 +142,7 @@ def train(
         masked,
         masks_of,
         read_labelled,
+        read_places,
         rescaling,
     )
     from tomopicker.cli.slurm import at_work, read_cluster, train_with_a_job
@@ -165,6 +174,9 @@ def train(
             skip_unmatched=skip_unmatched,
             negatives=negatives or (),
         )
+        shown = None
+        if accepted is not None:
+            shown = read_places([accepted], [tomogram for tomogram, _ in labelled])
         validation = None
         if val_tomogram is not None and val_picks is not None:
             found, _ = read_labelled(
@@ -208,7 +220,7 @@ def train(
 
         labelled = [give_mask(*pair) for pair in labelled]
         validation = validation and give_mask(*validation)
-        task = prepare(config, labelled, validation, rejected)
+        task = prepare(config, labelled, validation, rejected, shown)
         run = Run.create(out, config) if is_first and not resume else Run.resume(out)
         start = _last_epoch(run) if resume else None
     if not is_first:
@@ -221,6 +233,11 @@ def train(
             if note is not None:
                 run.say(note)
         _report_task(run, task)
+        if shown is not None and not any(part.is_shown.any() for part in task.training):
+            run.say(
+                "Hardly any other particle than those of --accepted: their number and the cut-off, "
+                "estimated from these, may be far off; click ten or more by yourself"
+            )
         checkpoint = _train(run, task, start, device=device)
         _finish(run, task, checkpoint, device=device)
         run.say(f"Done. Pick with: tomopicker pick {out} TOMOGRAM... --out picks")
@@ -256,6 +273,11 @@ def _report_task(run: Run, task: Task) -> None:
         f"{clicks} particles to learn from in {len(task.training)} tomogram(s), {held} to validate "
         f"on ({where}); radius {task.radius} voxels of {task.voxel_size:.4g} Å"
     )
+    shown = sum(int(part.is_shown.sum()) for part in task.training)
+    if shown:
+        run.say(
+            f"{shown} of them were accepted from a list, and are no measure of how many there are"
+        )
     rejected = sum(len(part.rejected) for part in task.training)
     if rejected:
         run.say(f"{rejected} rejected places to tell it from")

@@ -364,16 +364,21 @@ class Rounds:
         taught = [name for name in names if len(session.voxels(name))]
         if not taught:
             raise InputError("there are no particles to learn from; click some first")
+        accepted = [name for name in taught if len(session.accepted(name))]
         rejected = [name for name in names if len(self._negatives(name))]
         used = [name for name in names if name in taught or name in rejected]
         corrected = self._voxel_size(used)
         made = self._make_round()
         _write_table(taught, session.voxels, made.folder / "particles.csv")
+        if accepted:
+            _write_table(accepted, session.accepted, made.folder / "accepted.csv")
         if rejected:
             _write_table(rejected, self._negatives, made.folder / "rejected.csv")
         command = ["train", *(str(session.place(session.number_of(name))) for name in used)]
         command += ["--picks", str(made.folder / "particles.csv"), "--out", str(made.run)]
         command += [f"--radius={radius:g}A", *corrected]
+        if accepted:
+            command += ["--accepted", str(made.folder / "accepted.csv")]
         if rejected:
             command += ["--negatives", str(made.folder / "rejected.csv")]
         with whole_file(made.folder / "command.json") as temporary:

@@ -239,6 +239,12 @@ class Session:
             places = [one.voxel for one in self.notes.of(tomogram)]
         return np.array(places, dtype=np.float64).reshape(-1, 3)
 
+    def accepted(self, tomogram: str) -> Floats:
+        """(n, 3) ``z y x`` those of a tomogram's particles that were accepted candidates."""
+        with self._lock:
+            places = [one.voxel for one in self.notes.of(tomogram) if one.of is not None]
+        return np.array(places, dtype=np.float64).reshape(-1, 3)
+
     def rejected(self, tomogram: str) -> Floats:
         """(n, 3) ``z y x`` candidates of a tomogram that were rejected."""
         with self._lock:

@@ -63,8 +63,7 @@ let turns = 0;
 // Nothing is selected, so that no key is answered, until what comes next is known.
 async function next() {
   const turn = ++turns;
-  state.selected = null;
-  changed();
+  deselect();
   const review = await refreshReview();
   if (turn !== turns) return;
   const one = review.queue[0];
@@ -82,12 +81,21 @@ async function next() {
   changed();
 }
 
-// The candidate that is selected, whether the queue or a click chose it.
-export async function answer(said) {
-  if (state.selected?.kind !== "candidate") return;
-  const what = state.selected;
-  turns += 1;
+// At once: a button that is enabled for a frame longer would take an answer for what comes next.
+function deselect() {
   state.selected = null;
+  show();
+  changed();
+}
+
+// A candidate that is on the screen, whether the queue or a click chose it.
+const judged = () => (state.selected?.kind === "candidate" && state.selected.shown ? state.selected : null);
+
+export async function answer(said) {
+  const what = judged();
+  if (!what) return;
+  turns += 1;
+  deselect();
   const done = await judge(said, what);
   if (done && state.tab === "review" && state.source) await attempt(next);
   changed();
@@ -108,7 +116,7 @@ function show() {
   if (choices.some(([value]) => value === state.source)) $("source").value = state.source;
   const candidate = state.selected?.kind === "candidate" ? state.selected.one : null;
   $("only-here-field").hidden = state.session.tomograms.length < 2 || state.source === "proposals";
-  for (const id of ["accept", "reject", "skip"]) $(id).disabled = !candidate;
+  for (const id of ["accept", "reject", "skip"]) $(id).disabled = !judged();
   $("candidate").replaceChildren(...describe(candidate));
   const review = state.review;
   $("review-counts").textContent = review

@@ -9,7 +9,7 @@ export const state = {
   number: 0,
   tomogram: null,
   cursor: [0, 0, 0],
-  selected: null, // {kind: "particle", number} or {kind: "candidate", at}
+  selected: null, // {kind: "particle", number} or {kind: "candidate", one, from}; `shown` once its slice is
   large: "z",
   tab: "particles",
   marks: true,

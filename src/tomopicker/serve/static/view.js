@@ -141,9 +141,13 @@ export class SliceView {
   }
 
   show(key, picture) {
-    this.shownKey = key;
     this.picture = picture;
     this.draw();
+    // Only now is there something to judge a candidate by.
+    if (this.axis === state.large && key === this.key() && state.selected && !state.selected.shown) {
+      state.selected.shown = true;
+      changed();
+    }
   }
 
   title() {
