@@ -23,8 +23,8 @@ from conftest import SHORT, Outcome
 from killing import contents, make_tomograms
 
 TOMOGRAMS, BROKEN = 30, 2
-LONGER = 75.0
-"""Seconds that a training takes whose job may take 60."""
+LONGER = 100.0
+"""Seconds that a training takes whose job is warned after 80 at the latest."""
 
 GIVE_UP = 400.0
 """Seconds after which something that should happen is not waited for any more."""
@@ -214,7 +214,8 @@ def test_training_goes_on_after_its_time_limit_with_the_same_weights(
     with (tmp_path / "timed" / "metrics.csv").open(newline="") as file:
         seconds = min(float(row["seconds"]) for row in csv.DictReader(file))
     epochs = math.ceil(LONGER / seconds)
-    asked = profile(tmp_path, time="0:01:00", warning=10)
+    # SLURM looks twice a minute only, and so warns up to a minute too early.
+    asked = profile(tmp_path, time="0:02:00", warning=10)
     before = set(slurm.jobs())
     process = start(*learn(epochs, "run"), "--slurm", asked)
     quiet = tomopicker(*learn(epochs, "quiet"))
@@ -226,7 +227,8 @@ def test_training_goes_on_after_its_time_limit_with_the_same_weights(
         print(f"\nthe training was requeued {again} times\n{told}")
     assert process.returncode == 0, told
     assert again >= 1
-    assert log.count("Continuing after epoch") == again
+    # A job may be stopped again before it has read what it goes on from.
+    assert 1 <= log.count("Continuing after epoch") <= again
     assert quiet.code == 0, quiet.stderr
     weights = [load_file(tmp_path / run / "best.safetensors") for run in ("run", "quiet")]
     assert weights[0].keys() == weights[1].keys()
