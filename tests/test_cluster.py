@@ -411,6 +411,27 @@ def test_variables_do_not_overrule_the_profile_nor_hide_jobs(
     assert {"SLURM_CPU_BIND", "SLURM_JOB_ID", "SLURM_CONF"} & seen() == {"SLURM_CONF"}
 
 
+@pytest.mark.parametrize(("mask", "mode"), [(0o002, 0o755), (0o077, 0o700)])
+def test_what_jobs_are_started_from_can_be_written_by_its_owner_alone(
+    slurm: Path, tmp_path: Path, mask: int, mode: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        submit(
+            [Work(arguments=(), folder=tmp_path)], Profile(), tmp_path, (), name="tomopicker-pick"
+        )
+        # The jobs' results are as those of the same command without jobs.
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert f"export SLURM_UMASK={mask:04o}" in (slurm / "script").read_text()
+    folder = tmp_path / "slurm"
+    assert folder.stat().st_mode & 0o777 == mode
+    (pickle,) = folder.glob("42_submitted.pkl")
+    assert not pickle.stat().st_mode & 0o022
+    assert not folder.joinpath("42_submission.sh").stat().st_mode & 0o022
+
+
 def test_jobs_are_not_submitted_from_a_folder_of_somebody_else_or_with_a_path_slurm_changes(
     slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
@@ -83,6 +84,9 @@ _ENDED = frozenset(
 
 _GONE = re.compile("Invalid job id")
 """What squeue says of a job that SLURM has forgotten, minutes after its end."""
+
+_OTHERS = 0o022
+"""Permissions to write of all but a file's owner."""
 
 _TO_STOP = 30.0
 """Seconds that a command gets to stop before its job is requeued without waiting for it."""
@@ -254,6 +258,8 @@ class Work:
         """Let submitit requeue the job, whose time is nearly over: the command was told, too."""
         from submitit.helpers import DelayedSubmission
 
+        # It is written again, and this process ends then.
+        os.umask(os.umask(_OTHERS) | _OTHERS)
         if self._process is not None:
             _await(self._process, longest=_TO_STOP)
         return DelayedSubmission(replace(self))
@@ -361,13 +367,16 @@ def submit(
             "--slurm needs submitit: install it with pip install 'tomopicker[slurm]'"
         ) from error
     folder = _own_folder(out)
+    mask = os.umask(_OTHERS)
+    os.umask(mask)
     executor = SlurmExecutor(folder, max_num_timeout=profile.requeue)
     executor.update_parameters(
         job_name=name,
         time=profile.minutes,
         signal_delay_s=profile.warning,
         array_parallelism=profile.at_once or len(works),
-        setup=[*_GO_ON.splitlines(), "", *profile.setup],
+        # Results are for those that they would be for without jobs.
+        setup=[*_GO_ON.splitlines(), f"export SLURM_UMASK={mask:04o}", "", *profile.setup],
         # SLURM does not hand the processors of a job on to its steps by itself.
         srun_args=[f"--cpus-per-task={profile.cpus}"] if profile.cpus else None,
         wckey=None,
@@ -421,13 +430,16 @@ def _own_folder(out: Path) -> Path:
             f"{folder}: is of another user, whose jobs these results are; give another --out, or "
             "pick without --slurm"
         )
-    folder.chmod(0o755)
+    folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~_OTHERS)
     return folder
 
 
 @contextmanager
 def _plain_environment(profile: Profile) -> Iterator[None]:
-    """Submit without variables that would overrule what is asked for, and those of another job."""
+    """Submit without variables that would overrule what is asked for, and those of another job.
+
+    What jobs are started from is for its owner alone to write.
+    """
     stated = {*profile.options(), *_OURS}
     kept = dict(os.environ)
     in_job = "SLURM_JOB_ID" in os.environ
@@ -437,9 +449,12 @@ def _plain_environment(profile: Profile) -> Iterator[None]:
         overrules = program == "SBATCH" and _VARIABLES.get(option, option) in stated
         if overrules or (in_job and program == "SLURM" and not rest.startswith("CONF")):
             del os.environ[variable]
+    mask = os.umask(_OTHERS)
+    os.umask(mask | _OTHERS)
     try:
         yield
     finally:
+        os.umask(mask)
         os.environ.update(kept)
 
 
