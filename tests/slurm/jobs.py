@@ -59,6 +59,8 @@ def start(
                 stderr=subprocess.PIPE,
                 text=True,
                 start_new_session=True,
+                # A shell that runs the tests in the background has its children ignore Ctrl-C.
+                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
             stack.enter_context(process)
             stack.callback(process.kill)
@@ -112,7 +114,8 @@ def test_requeued_preempted_and_lost_jobs_pick_what_a_quiet_process_does(
     listed = make_tomograms(tmp_path / "data", source, TOMOGRAMS, broken=BROKEN)
     good = TOMOGRAMS - BROKEN
     pick = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--out")
-    quiet, out = tmp_path / "quiet", tmp_path / "picks"
+    # A name that a shell and SLURM would each take for something else if they could.
+    quiet, out = tmp_path / "quiet", tmp_path / 'it\'s $HOME & "picks" #1'
     assert tomopicker(*pick, quiet).code == 2
 
     asked = profile(tmp_path, jobs=4, partition="gentle", time="0:30:00")
@@ -173,6 +176,12 @@ def test_ctrl_c_cancels_the_jobs_and_the_same_command_watches_those_at_work(
     asked.write_text(asked.read_text().replace("sbatch = {}", '[sbatch]\nbegin = "now+1hour"'))
     out = tmp_path / "picks"
     pick = ("pick", trained, listed, "--out", out, "--slurm", asked, "--count")
+    # More than the cluster allows in an array.
+    (tmp_path / "many").mkdir()
+    many = profile(tmp_path / "many", jobs=12)
+    _, told = (refused := start(*pick[:-2], many, "--count", 9)).communicate(timeout=GIVE_UP)
+    assert refused.returncode == 2
+    assert "Invalid job array specification; mend the profile" in told
     submitted = start(*pick, 9, "--detach")
     _, told = submitted.communicate(timeout=GIVE_UP)
     assert submitted.returncode == 0, told

@@ -58,6 +58,7 @@ PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
 JobRequeue=1
 KillWait=10
+MaxArraySize=9
 SlurmdTimeout=20
 ReturnToService=2
 {nodes}
