@@ -10,7 +10,7 @@ default-100:pretraining,default-100:mean-of-weights,default-100:pretraining-and-
 default-100:augmentation,default-100:average,default-100:pu
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
-.PHONY: demo test test-faults test-slurm test-napari check docs bench bench-paper bench-accuracy bench-person bench-speed bench-workbench clean
+.PHONY: demo test test-faults test-slurm test-napari check audit soak docs bench bench-paper bench-accuracy bench-person bench-speed bench-workbench clean
 
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
@@ -36,6 +36,23 @@ check: $(DEVELOPED)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Known vulnerabilities of what is installed. PyPI knows them, so it takes the network.
+KNOWN := import json, urllib.request as u; \
+	json.load(u.urlopen("https://pypi.org/pypi/pip/json", timeout=20))["vulnerabilities"]
+INTO := import sysconfig; print(sysconfig.get_path("purelib"))
+audit: $(DEVELOPED)
+	@if $(BIN)/python -c '$(KNOWN)' 2>/dev/null; then \
+		$(PYTHON) -m venv $(VENV)/auditor && \
+		$(VENV)/auditor/bin/python -m pip install --quiet pip-audit && \
+		$(VENV)/auditor/bin/pip-audit --skip-editable --path "$$($(BIN)/python -c '$(INTO)')"; \
+	else \
+		echo "Skipped: pypi.org, which knows the vulnerabilities, does not answer"; \
+	fi
+
+# An hour of training whose memory is watched, or MINUTES.
+soak: $(INSTALLED)
+	$(BIN)/python benchmarks/soak.py $(if $(MINUTES),--minutes $(MINUTES))
 
 docs: $(INSTALLED)
 	$(BIN)/python docs/make_settings.py

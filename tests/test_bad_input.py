@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.numpy import save_file
 
 from conftest import SHORT, Outcome
+from tomopicker.checkpoint import read_checkpoint
 from tomopicker.io.particles import read_particles
 from tomopicker.io.tomograms import read_tomogram, write_volume
 
@@ -449,6 +450,82 @@ def test_a_loss_that_is_not_finite_is_told_with_the_remedy(
     assert done.code == 2
     assert done.errors[-1].startswith("Error: the loss is")
     assert "training.learning_rate" in done.errors[-1]
+
+
+def test_what_was_learned_before_a_loss_that_is_not_finite_stays_and_picks(
+    tomopicker: Command, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from tomopicker import training
+
+    learning_rate, run = training.learning_rate, tmp_path / "run"
+    train = (
+        *("train", simulated / "sim_0001.mrc", "--picks", simulated / "sim_0001.csv"),
+        *("--radius", "60A", "--out", run, *SHORT, "--epochs", 2),
+    )
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            training,
+            "learning_rate",
+            lambda settings, measures: 1e39 if measures else learning_rate(settings, measures),
+        )
+        done = tomopicker(*train)
+    assert done.code == 2
+    assert "in epoch 2 (what the epochs before it learned can be picked with)" in done.errors[-1]
+    assert "train anew in another --out with a lower rate, such as --set" in done.errors[-1]
+    for name in ("best", "last"):
+        assert read_checkpoint(run / f"{name}.safetensors").description.epoch == 1
+    picked = tomopicker(
+        *("pick", run, simulated / "sim_0002.mrc", "--count", 3, "--out", tmp_path / "picks")
+    )
+    assert picked.code == 0, picked.stderr
+    assert tomopicker(*train, "--resume").code == 0
+    assert read_checkpoint(run / "last.safetensors").description.epoch == 2
+
+
+_LIMITED = """\
+import re, resource, sys
+from pathlib import Path
+import tomopicker.cli.run, tomopicker.cli.picking, tomopicker.inference, tomopicker.report
+from tomopicker import cli
+taken = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
+limit = taken + (int(sys.argv.pop(1)) << 20)
+resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
+cli.main()
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="what a process may take is Linux's to limit")
+@pytest.mark.parametrize("megabytes", [16, 1200])
+def test_a_limit_of_memory_is_kept_to_or_told_and_what_was_done_stays(
+    trained: Path, simulated: Path, tmp_path: Path, environment: dict[str, str], megabytes: int
+) -> None:
+    small = read_tomogram(simulated / "sim_0002.mrc")
+    large = tmp_path / "large.mrc"
+    # Asked for without limit, its tiles would take gigabytes.
+    write_volume(large, np.tile(np.asarray(small.data), (2, 6, 6)), voxel_size=small.voxel_size)
+    picks = tmp_path / "picks"
+    done = subprocess.run(
+        [
+            *(sys.executable, "-c", _LIMITED, str(megabytes), "pick", trained),
+            *(simulated / "sim_0002.mrc", large, "--count", "3", "--memory", "64GB"),
+            *("--device", "cpu", "--out", picks),
+        ],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "Traceback" not in done.stderr
+    told = done.stderr.splitlines()[-1]
+    names = {path.name for path in picks.iterdir()} if picks.is_dir() else set()
+    assert ("sim_0002.json" in names) == (megabytes > 1000), done.stderr
+    # Threads and libraries set memory aside as they like, so the large one may do or not.
+    if "large.json" in names:
+        assert done.returncode == 0, done.stderr
+    else:
+        assert done.returncode == 2, done.stderr
+        assert "out of memory" in told or "cannot be mapped into memory" in told
+        assert "use a machine with more" in told or "allow more" in told
 
 
 def test_voxels_without_a_value_are_trained_around_and_never_picked(

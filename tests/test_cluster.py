@@ -14,8 +14,7 @@ from pathlib import Path
 import pytest
 
 from conftest import SHORT, Outcome
-from tomopicker import cluster
-from tomopicker.cluster import Profile, Submitted, Work, read_profile
+from tomopicker.cluster import Profile, Submitted, Work, read_profile, submit
 from tomopicker.errors import InputError
 
 Command = Callable[..., Outcome]
@@ -116,7 +115,7 @@ def test_a_batch_script_asks_for_what_the_profile_says(
     submitted = Submitted.read(out)
     assert submitted is not None
     words = [*map(str, command), "--json"]
-    assert submitted == Submitted(job="42", jobs=2, arguments=tuple(words))
+    assert submitted == Submitted(job="42", name="tomopicker-pick", jobs=2, arguments=tuple(words))
     assert not (out / "slurm").stat().st_mode & 0o022
 
 
@@ -254,7 +253,7 @@ def test_what_sbatch_refuses_is_told(
 
 
 def test_states_are_counted_until_all_jobs_have_ended(slurm: Path) -> None:
-    jobs = Submitted(job="42", jobs=5, arguments=())
+    jobs = Submitted(job="42", name="tomopicker-pick", jobs=5, arguments=())
     (slurm / "states").write_text(
         "RUNNING|None\nPENDING|Resources\nPENDING|None\nCOMPLETED|None\nTIMEOUT|TimeLimit\n"
     )
@@ -277,7 +276,7 @@ def test_a_damaged_note_of_jobs_is_refused(tmp_path: Path) -> None:
     assert Submitted.read(tmp_path) is None
     note = tmp_path / "slurm" / "jobs.json"
     note.parent.mkdir()
-    note.write_text('{"job": "42; rm -r x", "jobs": 1, "arguments": []}')
+    note.write_text('{"job": "42; rm -r x", "name": "a", "jobs": 1, "arguments": []}')
     with pytest.raises(InputError, match=r"jobs\.json: is not what TomoPicker notes of jobs"):
         Submitted.read(tmp_path)
 
@@ -317,23 +316,138 @@ def test_a_job_resumes_what_was_begun_and_notes_how_it_ended(
     assert said == ["-m tomopicker train a b.mrc", "-m tomopicker train a b.mrc --resume"]
 
 
-@pytest.mark.parametrize(("state", "told"), [("RUNNING", True), ("COMPLETING", False), ("", False)])
-def test_a_job_that_is_warned_of_preemption_is_requeued_and_one_that_is_cancelled_is_not(
-    slurm: Path,
-    tmp_path: Path,
-    python: Callable[[str], None],
-    monkeypatch: pytest.MonkeyPatch,
-    state: str,
-    told: bool,
+def test_how_a_command_that_was_told_to_stop_ended_is_not_noted_as_its_end(
+    tmp_path: Path, python: Callable[[str], None]
 ) -> None:
-    python("kill -TERM $$")
-    (slurm / "states").write_text(f"{state}\n")
-    monkeypatch.setenv("SLURM_JOB_ID", "43")
-    monkeypatch.setattr(cluster, "_TO_BE_KILLED", 0.0)
+    work = Work(arguments=("train",), folder=tmp_path, ended=tmp_path / "exit-code")
+    for script, code in (("kill -TERM $$", 143), ("exit 130", 130), ("kill -USR1 $$", 138)):
+        python(script)
+        with pytest.raises(SystemExit) as end:
+            work()
+        assert end.value.code == code
+        assert not (tmp_path / "exit-code").exists()
+    python("kill -KILL $$")
     with pytest.raises(SystemExit):
-        Work(arguments=("pick",), folder=tmp_path)()
-    said = (slurm / "said").read_text().splitlines()
-    assert ("scontrol requeue 43" in said) == told
+        work()
+    assert (tmp_path / "exit-code").read_text() == "137\n"
+
+
+@pytest.fixture
+def batch(slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Run a batch script as SLURM does, with a command that ends so; what SLURM was told then."""
+    submit(
+        [Work(arguments=("pick",), folder=tmp_path)] * 2,
+        Profile(setup=("set -eu", "true")),
+        tmp_path,
+        (),
+        name="tomopicker-pick",
+    )
+    monkeypatch.setenv("SLURM_JOB_ID", "42")
+
+    def run(code: int, states: str, **variables: str) -> list[str]:
+        (slurm / "said").unlink(missing_ok=True)
+        (slurm / "states").write_text(states)
+        (slurm / "srun").write_text(f"#!/bin/sh\nexit {code}\n")
+        (slurm / "sleep").write_text(f"#!/bin/sh\nrm -f {slurm}/errors\n")
+        (slurm / "sleep").chmod(0o755)
+        environment = {**os.environ, **variables}
+        ended = subprocess.run(["bash", slurm / "script"], env=environment, check=False)
+        assert ended.returncode == code
+        return (slurm / "said").read_text().splitlines() if (slurm / "said").exists() else []
+
+    return run
+
+
+def test_a_job_that_is_warned_of_preemption_has_itself_requeued(
+    batch: Callable[..., list[str]], slurm: Path
+) -> None:
+    asked = "squeue --noheader --jobs=42 --Format=State:20,RestartCnt:20"
+    assert batch(143, "RUNNING 0") == [asked, "scontrol requeue 42"]
+    assert batch(130, "SIGNALING  2", SLURM_RESTART_COUNT="2")[-1] == "scontrol requeue 42"
+    # One task of an array has the array's id, and would have all of them requeued.
+    array = {"SLURM_ARRAY_JOB_ID": "42", "SLURM_ARRAY_TASK_ID": "7"}
+    assert batch(143, "RUNNING 0", **array)[-1] == "scontrol requeue 42_7"
+    # SLURM may be restarting.
+    (slurm / "errors").touch()
+    assert batch(143, "RUNNING 0")[-3:] == [asked, asked, "scontrol requeue 42"]
+
+
+def test_a_job_that_slurm_has_ended_or_that_ended_by_itself_is_not_requeued(
+    batch: Callable[..., list[str]],
+) -> None:
+    # Cancelled by somebody, or requeued already.
+    assert not [line for line in batch(143, "COMPLETING 0") if line.startswith("scontrol")]
+    # Lost with its node, and started again on another.
+    assert not [line for line in batch(143, "RUNNING 1") if line.startswith("scontrol")]
+    assert [batch(code, "RUNNING 0") for code in (0, 1, 2, 137, 255)] == [[]] * 5
+
+
+def test_variables_do_not_overrule_the_profile_nor_hide_jobs(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ours = {"SBATCH_TIMELIMIT": "1", "SBATCH_PARTITION": "x", "SBATCH_NO_REQUEUE": "1"}
+    theirs = {"SBATCH_ACCOUNT": "em", "SLURM_CONF": "/etc/slurm.conf", "SLURM_CPU_BIND": "none"}
+    for name, value in {**ours, **theirs, "SQUEUE_PARTITION": "x"}.items():
+        monkeypatch.setenv(name, value)
+    for program in ("sbatch", "squeue"):
+        text = (slurm / program).read_text().replace("#!/bin/sh", f"#!/bin/sh\nenv > {slurm}/env")
+        (slurm / program).write_text(text)
+
+    def seen() -> set[str]:
+        return {line.split("=")[0] for line in (slurm / "env").read_text().splitlines()}
+
+    def submitted() -> Submitted:
+        work = Work(arguments=(), folder=tmp_path)
+        return submit([work], Profile(partition="gpu"), tmp_path, (), name="tomopicker-pick")
+
+    submitted().states()
+    assert "SQUEUE_PARTITION" not in seen()
+    submitted()
+    assert {*ours, *theirs} & seen() == {*theirs}
+    assert set(os.environ) >= {*ours}
+    # In a job of somebody's own, whose share of the node is not that of the new one.
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    submitted()
+    assert {"SLURM_CPU_BIND", "SLURM_JOB_ID", "SLURM_CONF"} & seen() == {"SLURM_CONF"}
+
+
+@pytest.mark.parametrize(("mask", "mode"), [(0o002, 0o755), (0o077, 0o700)])
+def test_what_jobs_are_started_from_can_be_written_by_its_owner_alone(
+    slurm: Path, tmp_path: Path, mask: int, mode: int
+) -> None:
+    before = os.umask(mask)
+    try:
+        submit(
+            [Work(arguments=(), folder=tmp_path)], Profile(), tmp_path, (), name="tomopicker-pick"
+        )
+        # The jobs' results are as those of the same command without jobs.
+        assert os.umask(mask) == mask
+    finally:
+        os.umask(before)
+    assert f"export SLURM_UMASK={mask:04o}" in (slurm / "script").read_text()
+    folder = tmp_path / "slurm"
+    assert folder.stat().st_mode & 0o777 == mode
+    (pickle,) = folder.glob("42_submitted.pkl")
+    assert not pickle.stat().st_mode & 0o022
+    assert not folder.joinpath("42_submission.sh").stat().st_mode & 0o022
+
+
+def test_jobs_are_not_submitted_from_a_folder_of_somebody_else_or_with_a_path_slurm_changes(
+    slurm: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def told(out: Path) -> str:
+        with pytest.raises(InputError) as refused:
+            submit(
+                [Work(arguments=(), folder=tmp_path)], Profile(), out, (), name="tomopicker-pick"
+            )
+        assert not (slurm / "script").exists()
+        return str(refused.value)
+
+    for name in ("100%", "a\\b", "a\nb"):
+        assert "means something else to SLURM; give another --out" in told(tmp_path / name)
+        assert not (tmp_path / name).exists()
+    monkeypatch.setattr(os, "geteuid", lambda: 4711)
+    assert "is of another user, whose jobs these results are" in told(tmp_path / "out")
 
 
 def test_before_its_time_is_over_a_job_waits_for_the_command_to_stop(

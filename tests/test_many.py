@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import signal
+import stat
 import subprocess
 import sys
 from collections.abc import Callable
@@ -346,6 +347,27 @@ def test_a_disk_that_fills_up_leaves_nothing_half_and_the_command_goes_on(
     assert not (out / "TS_0000.json").exists() or (out / "TS_0000.csv").exists()
     assert pick(good).code == 0
     assert {row["status"] for row in summary(out).values()} == {"done"}
+
+
+def test_a_file_is_on_the_disk_before_it_has_its_name_and_so_is_its_name_then(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    happened: list[str] = []
+    fsync, replace = os.fsync, Path.replace
+
+    def synced(descriptor: int) -> None:
+        happened.append("folder" if stat.S_ISDIR(os.fstat(descriptor).st_mode) else "content")
+        fsync(descriptor)
+
+    def named(path: Path, target: Path) -> Path:
+        happened.append("name")
+        return replace(path, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "replace", named)
+    with whole_file(tmp_path / "a.csv") as temporary:
+        temporary.write_text("x,y,z\n")
+    assert happened == ["content", "name", "folder"]
 
 
 @pytest.mark.parametrize(

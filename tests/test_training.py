@@ -423,6 +423,15 @@ def test_a_loss_that_is_not_finite_stops_with_a_remedy():
         list(fit(task))
 
 
+def test_weights_that_the_last_step_spoiled_are_no_checkpoint():
+    # Beyond single precision; the loss of the only step was computed before it.
+    task = _task("default", training__learning_rate=1e39, sampling__steps_per_epoch=1)
+    progress = []
+    with pytest.raises(FloatingPointError, match="a weight is not finite in epoch 1: train anew"):
+        progress.extend(fit(task))
+    assert not [event for event in progress if isinstance(event, Epoch)]
+
+
 @pytest.mark.parametrize("ema", [0.98, 0.0])
 def test_a_run_from_pretrained_weights_is_saved_and_resumed_to_the_same_result(tmp_path, ema):
     overrides = {

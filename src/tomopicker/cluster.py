@@ -1,8 +1,9 @@
 """Cluster: commands as jobs of SLURM, which go on after preemption and after their time limit.
 
-submitit writes the batch script, hands it to sbatch and has a job requeued before its time is over.
-A job is a command of ours, started as it would be by hand. What became of its work is told by the
-files of that command, and what state it is in by squeue, so no accounting is needed.
+submitit writes the batch script, hands it to sbatch and has a job requeued before its time is over;
+a few lines of shell in that script do so when something more urgent takes its place. A job is a
+command of ours, started as it would be by hand. What became of its work is told by the files of
+that command, and what state it is in by squeue, so no accounting is needed.
 """
 
 from __future__ import annotations
@@ -11,12 +12,13 @@ import math
 import os
 import re
 import shutil
+import stat
 import subprocess
 import sys
 import time
 import tomllib
 from collections import Counter
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
@@ -29,7 +31,7 @@ from tomopicker.io.whole import whole_file
 from tomopicker.signals import STOPPING
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
 
 FOLDER = "slurm"
 """Folder among the results with what was submitted, and the jobs' logs."""
@@ -37,13 +39,42 @@ FOLDER = "slurm"
 _SUBMITTED = "jobs.json"
 
 _OURS = frozenset(
-    {"array", "chdir", "error", "input", "nodes", "ntasks", "open-mode", "output", "parsable"}
-    | {"requeue", "signal", "time", "wait", "wrap"}
+    {"array", "chdir", "clusters", "error", "input", "job-name", "no-requeue", "nodes", "ntasks"}
+    | {"ntasks-per-node", "open-mode", "output", "parsable", "requeue", "signal", "test-only"}
+    | {"time", "wait", "wrap"}
 )
-"""Options of sbatch that decide how a job goes on, or where its files are."""
+"""Options of sbatch that decide how a job goes on, what is known of it, or where its files are."""
 
-_STOPPED = {130, 143, *(-number for number in STOPPING)}
+_VARIABLES = {"array-inx": "array", "mem-per-node": "mem", "timelimit": "time"}
+"""Options of sbatch whose variable is not named as they are."""
+
+_STOPPED = (130, *(128 + number for number in STOPPING))
 """Exit codes of a command of ours that was told to stop, or had not begun to listen."""
+
+# SLURM warns a job that it will be preempted, but takes one that stops then for failed. In the
+# shell, as the warning may come before Python listens to it. What SLURM has ended itself is
+# COMPLETING as long as this runs, and left alone: what shall go on it starts again by itself, and
+# what was cancelled it would start again, too, if asked. A job that was lost with its node and runs
+# elsewhere has another count of restarts. Tasks of an array go by their places: one of them has
+# the id of the whole array as its own.
+_GO_ON = f"""\
+go_on() {{
+    case $? in {"|".join(map(str, _STOPPED))}) ;; *) return ;; esac
+    unset ${{!SQUEUE_@}}
+    job=${{SLURM_ARRAY_JOB_ID:-$SLURM_JOB_ID}}${{SLURM_ARRAY_TASK_ID:+_$SLURM_ARRAY_TASK_ID}}
+    for attempt in 1 2 3 4 5 6; do
+        if told=$(squeue --noheader --jobs="$job" --Format=State:20,RestartCnt:20); then
+            set -- $told
+            if [ "$1" != COMPLETING ] && [ "$2" = "${{SLURM_RESTART_COUNT:-0}}" ]; then
+                scontrol requeue "$job"
+            fi
+            return
+        fi
+        sleep 5
+    done
+}}
+trap go_on EXIT"""
+"""Lines that begin a batch script: a job whose command was told to stop goes on later."""
 
 _ENDED = frozenset(
     {"BOOT_FAIL", "CANCELLED", "COMPLETED", "DEADLINE", "FAILED", "NODE_FAIL", "OUT_OF_MEMORY"}
@@ -54,11 +85,11 @@ _ENDED = frozenset(
 _GONE = re.compile("Invalid job id")
 """What squeue says of a job that SLURM has forgotten, minutes after its end."""
 
+_OTHERS = 0o022
+"""Permissions to write of all but a file's owner."""
+
 _TO_STOP = 30.0
 """Seconds that a command gets to stop before its job is requeued without waiting for it."""
-
-_TO_BE_KILLED = 300.0
-"""Seconds that a job which was requeued waits for its end at most."""
 
 
 def _one_line(text: str) -> str:
@@ -184,7 +215,7 @@ def check_slurm() -> None:
     InputError
         Naming the first that is missing.
     """
-    for program in ("sbatch", "srun", "squeue", "scancel"):
+    for program in ("sbatch", "srun", "squeue", "scancel", "scontrol"):
         if shutil.which(program) is None:
             raise InputError(
                 f"--slurm: there is no SLURM on this machine (no {program}); give the command on a "
@@ -214,12 +245,10 @@ class Work:
             self._process = process.pid
             _await(process.pid)
             code = process.wait()
-        # SLURM warns a job that it will be preempted, but takes one that stops then for failed.
-        # Of one that was cancelled or requeued by somebody it does not say that it is running.
-        if code in _STOPPED and _own_state() == "RUNNING":
-            subprocess.run(["scontrol", "requeue", os.environ["SLURM_JOB_ID"]], check=True)
-            time.sleep(_TO_BE_KILLED)
-        if self.ended is not None:
+        if code < 0:
+            # As a shell has it that a signal ended it.
+            code = 128 - code
+        if self.ended is not None and code not in _STOPPED:
             with whole_file(self.ended, overwrite=True) as temporary:
                 temporary.write_text(f"{code}\n", encoding="utf-8")
         if code:
@@ -229,6 +258,8 @@ class Work:
         """Let submitit requeue the job, whose time is nearly over: the command was told, too."""
         from submitit.helpers import DelayedSubmission
 
+        # It is written again, and this process ends then.
+        os.umask(os.umask(_OTHERS) | _OTHERS)
         if self._process is not None:
             _await(self._process, longest=_TO_STOP)
         return DelayedSubmission(replace(self))
@@ -241,6 +272,8 @@ class Submitted(BaseModel):
 
     job: Annotated[str, Field(pattern=r"^\d+$")]
     """Its id; of an array, the id of all."""
+    name: Word
+    """In SLURM's lists. Ids may come again, when a cluster is set up anew."""
     jobs: Count
     """In the array."""
     arguments: tuple[str, ...]
@@ -274,9 +307,8 @@ class Submitted(BaseModel):
         Counter or None
             Without those that have ended, so empty in the end; None when SLURM does not answer.
         """
-        asked = _ask(
-            "squeue", "--array", "--states=all", "--jobs", self.job, "--format=%T|%r", "-h"
-        )
+        mine = (f"--jobs={self.job}", f"--name={self.name}")
+        asked = _ask("squeue", "--noheader", "--array", "--states=all", *mine, "--format=%T|%r")
         if asked.returncode:
             return Counter() if _GONE.search(asked.stderr) else None
         lines = (line.strip().split("|", 1) for line in asked.stdout.splitlines())
@@ -324,38 +356,42 @@ def submit(
     Raises
     ------
     InputError
-        When submitit or SLURM is not here, or SLURM refuses what is asked.
+        When submitit or SLURM is not here, the folder cannot be one of jobs or is somebody else's,
+        or SLURM refuses what is asked.
     """
     try:
         from submitit import SlurmExecutor
-        from submitit.core.utils import FailedJobError
+        from submitit.core.utils import FailedJobError, FailedSubmissionError
     except ImportError as error:
         raise InputError(
             "--slurm needs submitit: install it with pip install 'tomopicker[slurm]'"
         ) from error
-    folder = out.absolute() / FOLDER
-    folder.mkdir(parents=True, exist_ok=True)
-    # Jobs run what is in it, so nobody else may put something there.
-    folder.chmod(0o755)
+    folder = _own_folder(out)
+    mask = os.umask(_OTHERS)
+    os.umask(mask)
     executor = SlurmExecutor(folder, max_num_timeout=profile.requeue)
     executor.update_parameters(
         job_name=name,
         time=profile.minutes,
         signal_delay_s=profile.warning,
         array_parallelism=profile.at_once or len(works),
-        setup=list(profile.setup) or None,
+        # Results are for those that they would be for without jobs.
+        setup=[*_GO_ON.splitlines(), f"export SLURM_UMASK={mask:04o}", "", *profile.setup],
         # SLURM does not hand the processors of a job on to its steps by itself.
         srun_args=[f"--cpus-per-task={profile.cpus}"] if profile.cpus else None,
         wckey=None,
         additional_parameters=profile.options(),
     )
     try:
-        with executor.batch():
+        with _plain_environment(profile), executor.batch():
             jobs = [executor.submit(work) for work in works]
-    except FailedJobError as error:
+    except (FailedJobError, FailedSubmissionError) as error:
         raise InputError(f"sbatch: {error}; mend the profile") from error
     submitted = Submitted(
-        job=jobs[0].job_id.partition("_")[0], jobs=len(jobs), arguments=tuple(arguments)
+        job=jobs[0].job_id.partition("_")[0],
+        name=name,
+        jobs=len(jobs),
+        arguments=tuple(arguments),
     )
     with whole_file(folder / _SUBMITTED, overwrite=True) as temporary:
         temporary.write_text(submitted.model_dump_json() + "\n", encoding="utf-8")
@@ -373,12 +409,57 @@ def _await(process: int, longest: float = math.inf) -> None:
             time.sleep(0.2)
 
 
-def _own_state() -> str:
-    """State of the job that this process is in, as SLURM has it."""
-    job = os.environ.get("SLURM_JOB_ID", "")
-    return _ask("squeue", "--jobs", job, "--format=%T", "-h").stdout.strip()
+def _own_folder(out: Path) -> Path:
+    """Make the folder of jobs among the results, into which nobody else may write.
+
+    Raises
+    ------
+    InputError
+        When SLURM or a batch script would not take its name as it is, or it is somebody else's.
+    """
+    folder = out.absolute() / FOLDER
+    if re.search(r"[%\\]", str(folder)) or not str(folder).isprintable():
+        raise InputError(
+            f"{out}: has a character in its path (%, \\ or one that cannot be printed) that means "
+            "something else to SLURM; give another --out"
+        )
+    folder.mkdir(parents=True, exist_ok=True)
+    # Jobs run what is in it.
+    if folder.stat().st_uid != os.geteuid():
+        raise InputError(
+            f"{folder}: is of another user, whose jobs these results are; give another --out, or "
+            "pick without --slurm"
+        )
+    folder.chmod(stat.S_IMODE(folder.stat().st_mode) & ~_OTHERS)
+    return folder
+
+
+@contextmanager
+def _plain_environment(profile: Profile) -> Iterator[None]:
+    """Submit without variables that would overrule what is asked for, and those of another job.
+
+    What jobs are started from is for its owner alone to write.
+    """
+    stated = {*profile.options(), *_OURS}
+    kept = dict(os.environ)
+    in_job = "SLURM_JOB_ID" in os.environ
+    for variable in kept:
+        program, _, rest = variable.partition("_")
+        option = rest.lower().replace("_", "-")
+        overrules = program == "SBATCH" and _VARIABLES.get(option, option) in stated
+        if overrules or (in_job and program == "SLURM" and not rest.startswith("CONF")):
+            del os.environ[variable]
+    mask = os.umask(_OTHERS)
+    os.umask(mask | _OTHERS)
+    try:
+        yield
+    finally:
+        os.umask(mask)
+        os.environ.update(kept)
 
 
 def _ask(*command: str) -> subprocess.CompletedProcess[str]:
-    """Run a program of SLURM."""
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    """Run a program of SLURM, whose variables would leave jobs out, or have it ask questions."""
+    ours = ("SQUEUE_", "SCANCEL_")
+    environment = {name: value for name, value in os.environ.items() if not name.startswith(ours)}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)

@@ -91,7 +91,7 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
     InputError
         When `resume` belongs to another task.
     FloatingPointError
-        When the loss is not finite.
+        When the loss, or a weight, is not finite; the epochs that were yielded are sound.
     """
     settings = task.config.training
     torch.manual_seed(settings.seed)
@@ -147,6 +147,9 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
                 average = _averaged(average, network, settings.ema, steps_done)
             yield Step(epoch=number, step=step, steps=len(batches), loss=losses[-1])
         kept = _kept(task, network, average, first)
+        # The last step may have spoiled them, which no loss tells any more.
+        if not all(torch.isfinite(tensor).all() for tensor in kept.values()):
+            raise _diverged("a weight is not finite", number, settings)
         with _weights(network, kept):
             measure = _validate(network, task, validation, device)
         row: dict[str, float | None] = {
@@ -347,10 +350,15 @@ def _load(task: Task, windows: Sequence[tuple[int, Window, bool]]) -> tuple[Tens
 def _check_finite(losses: Sequence[Tensor], epoch: int, settings: TrainingSettings) -> None:
     for loss in torch.stack(list(losses)).tolist():
         if not math.isfinite(loss):
-            raise FloatingPointError(
-                f"the loss is {loss} in epoch {epoch}: try a lower rate, such as "
-                f"--set training.learning_rate={settings.learning_rate / 10:g}"
-            )
+            raise _diverged(f"the loss is {loss}", epoch, settings)
+
+
+def _diverged(what: str, epoch: int, settings: TrainingSettings) -> FloatingPointError:
+    kept = " (what the epochs before it learned can be picked with)" if epoch > 1 else ""
+    return FloatingPointError(
+        f"{what} in epoch {epoch}{kept}: train anew in another --out with a lower rate, such as "
+        f"--set training.learning_rate={settings.learning_rate / 10:g}"
+    )
 
 
 def _validation_windows(part: Labelled, sampling: Sampling) -> list[Window]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tomopicker.cli.options import Device
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -112,7 +113,7 @@ def empiar_10988(
         list[str] | None,
         typer.Option("--set", help="Any other setting of training, as training.batch=4."),
     ] = None,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    device: Device = "auto",
 ) -> None:
     """Repeat the paper's Tables 1 and 2 on EMPIAR-10988, with its methods and ours.
 

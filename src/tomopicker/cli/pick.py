@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
+from tomopicker.cli.options import Detach, Device, Mask, Slurm, VoxelSize
 from tomopicker.cli.report import REPORT, write_report
 from tomopicker.errors import InputError
 
@@ -52,19 +53,11 @@ def pick(
     scores: Annotated[
         bool, typer.Option("--scores", help="Also write the score volumes (MRC).")
     ] = False,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where particles may be: a volume, a folder with one per tomogram, or auto.",
-            show_default=False,
-        ),
-    ] = None,
+    mask: Mask = None,
     report: Annotated[
         bool, typer.Option("--report", help="Also write report.html: one page to judge the picks.")
     ] = False,
-    voxel_size: Annotated[
-        float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
-    ] = None,
+    voxel_size: VoxelSize = None,
     force: Annotated[
         bool,
         typer.Option("--force", help="Replace picks that were made otherwise, or by who knows."),
@@ -73,21 +66,13 @@ def pick(
         str | None,
         typer.Option(help="Only this part of the tomograms, as 3/8.", show_default=False),
     ] = None,
-    slurm: Annotated[
-        Path | None,
-        typer.Option(
-            help="Have SLURM pick, in jobs as this file asks for; see docs/cluster.md.",
-            show_default=False,
-        ),
-    ] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="With --slurm: submit, and do not watch.")
-    ] = False,
+    slurm: Slurm = None,
+    detach: Detach = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for each tomogram.")
     ] = False,
     quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    device: Device = "auto",
     workers: Annotated[
         int | None,
         typer.Option(

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tomopicker.cli.options import VoxelSize
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
@@ -33,9 +34,7 @@ def report(
         Path | None,
         typer.Option(help="The page (.html); report.html among the picks when left out."),
     ] = None,
-    voxel_size: Annotated[
-        float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
-    ] = None,
+    voxel_size: VoxelSize = None,
     force: Annotated[bool, typer.Option("--force", help="Replace the page.")] = False,
 ) -> None:
     """Write one HTML page that shows what was picked and what there is to doubt."""

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from tomopicker.cli.options import Detach, Device, Mask, Slurm, VoxelSize
 from tomopicker.cli.units import parse_length
 from tomopicker.errors import InputError
 
@@ -92,21 +93,13 @@ def train(
         typer.Option(help="Tomogram to validate on; else some picks are held out."),
     ] = None,
     val_picks: Annotated[Path | None, typer.Option(help="Its clicked particles.")] = None,
-    mask: Annotated[
-        Path | None,
-        typer.Option(
-            help="Where particles may be: a volume, a folder with one per tomogram, or auto.",
-            show_default=False,
-        ),
-    ] = None,
+    mask: Mask = None,
     preset: Annotated[Preset, typer.Option(help="Our best, or the paper.")] = Preset.default,
     objective: Annotated[
         ObjectiveChoice | None,
         typer.Option(help="Another objective than the preset's.", show_default=False),
     ] = None,
-    voxel_size: Annotated[
-        float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
-    ] = None,
+    voxel_size: VoxelSize = None,
     seed: Annotated[int, typer.Option(help="Seed of all randomness.", min=0)] = 0,
     epochs: Annotated[
         int | None, typer.Option(help="Another number than the preset's.", show_default=False)
@@ -121,17 +114,9 @@ def train(
     skip_unmatched: Annotated[
         bool, typer.Option("--skip-unmatched", help="Leave out picks of other tomograms.")
     ] = False,
-    slurm: Annotated[
-        Path | None,
-        typer.Option(
-            help="Have a job of SLURM train, as this file asks for; see docs/cluster.md.",
-            show_default=False,
-        ),
-    ] = None,
-    detach: Annotated[
-        bool, typer.Option("--detach", help="With --slurm: submit, and do not watch.")
-    ] = False,
-    device: Annotated[str, typer.Option(help="cpu, cuda, or auto.")] = "auto",
+    slurm: Slurm = None,
+    detach: Detach = False,
+    device: Device = "auto",
 ) -> None:
     """Learn to find a particle from a few clicked ones."""
     from tomopicker import parallel

@@ -44,6 +44,27 @@ def in_words(places: Sequence[Path]) -> str:
     return str(places[0]) if len(places) == 1 else f"{places[0]} and {len(places) - 1} more"
 
 
+def check_name(name: str, place: Path | str) -> str:
+    """Return a tomogram's name, if files can be called so.
+
+    Raises
+    ------
+    InputError
+        Naming the place that calls a tomogram so, when its files would be in another folder.
+
+    Examples
+    --------
+    >>> check_name("TS_01_10.00Apx", "tomograms.star")
+    'TS_01_10.00Apx'
+    """
+    if name in ("", ".", "..") or re.search(r"[/\\]", name) or not name.isprintable():
+        raise InputError(
+            f"{place}: calls a tomogram {name!r}, but files shall be called so; give it a name "
+            "without slashes"
+        )
+    return name
+
+
 def tomogram_name(path: Path | str) -> str:
     """Give the file's name without its folder and the suffix of a volume.
 

@@ -11,7 +11,7 @@ from typing import Protocol
 import numpy as np
 
 from tomopicker.errors import InputError
-from tomopicker.io.names import series_name
+from tomopicker.io.names import check_name, series_name
 from tomopicker.io.particles.cbox import is_cbox, read_cbox, write_cbox
 from tomopicker.io.particles.chimerax import is_chimerax, write_chimerax
 from tomopicker.io.particles.coords import is_coords, read_coords, write_coords
@@ -396,9 +396,10 @@ def place_of(format: str, tomogram: str) -> Path:
     Raises
     ------
     InputError
-        Listing the known formats when it is none of them.
+        Listing the known formats when it is none of them, or when no file can be called so.
     """
     place = _format(format).place
+    check_name(tomogram, "the list")
     # What lies in a project's folders is named as its tilt series are.
     return Path(place.format(name=series_name(tomogram) if "/" in place else tomogram))
 

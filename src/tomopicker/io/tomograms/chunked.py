@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import math
+import zlib
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from tomopicker.errors import InputError, is_out_of_memory
+
 if TYPE_CHECKING:
+    from pathlib import Path
+
     from numpy.typing import NDArray
 
     from tomopicker.types import Shape
@@ -29,10 +34,12 @@ class ChunkedVolume:
         last three have length 1.
     depth
         Planes in a chunk.
+    path
+        Of its file, to name it where a chunk is damaged.
     """
 
-    def __init__(self, source: Any, *, depth: int) -> None:
-        self._source = source
+    def __init__(self, source: Any, *, depth: int, path: Path) -> None:
+        self._source, self._path = source, path
         self._first = (0,) * (source.ndim - 3)
         self._depth = max(1, depth)
         self._kept: tuple[int, NDArray[Any]] | None = None
@@ -62,7 +69,7 @@ class ChunkedVolume:
             block = slab[start - first : stop - first : step]
         elif step > 0 and all(_is_forward(one) for one in rest):
             # Across the slabs, as a slice along y or x is, only the chunks that it touches.
-            block = np.asarray(self._source[(*self._first, slice(start, stop, step), *rest)])
+            block = self._read(slice(start, stop, step), *rest)
             return block if isinstance(z, slice) else block[0]
         else:
             block = self._read(slice(start, stop, step))
@@ -80,8 +87,23 @@ class ChunkedVolume:
             kept = self._kept = (number, self._read(planes))
         return kept[1]
 
-    def _read(self, planes: slice) -> NDArray[Any]:
-        return np.asarray(self._source[(*self._first, planes)])
+    def _read(self, *index: Any) -> NDArray[Any]:
+        """Read a block.
+
+        Raises
+        ------
+        InputError
+            When it is damaged, or a library that unpacks it says so in its own way.
+        """
+        try:
+            return np.asarray(self._source[(*self._first, *index)])
+        except (OSError, ValueError, TypeError, RuntimeError, EOFError, zlib.error) as error:
+            if is_out_of_memory(error):
+                raise
+            reason = " ".join(str(error).split())[:200]
+            raise InputError(
+                f"{self._path}: a part of it cannot be read ({reason}); copy or convert it again"
+            ) from error
 
 
 def _is_forward(index: Any) -> bool:

@@ -77,7 +77,7 @@ def _roots(path: Path) -> list[str]:
     """Read where a configuration says that data are."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, RecursionError) as error:
         raise InputError(
             f"{path}: cannot be read as JSON ({error}); give the configuration of a copick project"
         ) from error

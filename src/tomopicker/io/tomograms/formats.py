@@ -31,6 +31,9 @@ READERS: dict[str, Callable[[Path, float | None], Tomogram]] = {
 }
 """How a file is read, by its suffix; every other one as MRC."""
 
+_MOST_VOXELS = 10**12
+"""Of a file that compresses, or leaves out what is empty, a small one can say that it has more."""
+
 
 def read_tomogram(
     path: Path | str, *, voxel_size: float | None = None, name: str | None = None
@@ -58,6 +61,11 @@ def read_tomogram(
         raise InputError(f"--voxel-size must be a positive number of ångström, got {voxel_size:g}")
     read = read_zarr if is_zarr(path) else READERS.get(path.suffix.lower(), read_mrc)
     tomogram = read(path, voxel_size)
+    if tomogram.data.size > _MOST_VOXELS:
+        raise InputError(
+            f"{path}: says that it has {' × '.join(map(str, tomogram.shape[::-1]))} voxels, more "
+            "than any tomogram; copy or convert it again"
+        )
     return tomogram if name is None else replace(tomogram, name=name)
 
 

@@ -57,7 +57,7 @@ def read_hdf5(path: Path, voxel_size: float | None = None) -> Tomogram:
         file.close()
         raise
     depth = dataset.chunks[-3] if dataset.chunks else 1
-    data = cast("Volume", ChunkedVolume(dataset, depth=depth))
+    data = cast("Volume", ChunkedVolume(dataset, depth=depth, path=path))
     return Tomogram(name=tomogram_name(path), data=data, voxel_size=voxel_size, path=path)
 
 

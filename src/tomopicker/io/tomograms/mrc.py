@@ -162,7 +162,10 @@ def _open(path: Path) -> tuple[Any, Volume]:
                 f"{path}: its MRC header is damaged ({error}); reconstruct it"
             ) from error
     if data is None:
-        raise InputError(f"{path}: its data cannot be mapped; copy or reconstruct it again")
+        raise InputError(
+            f"{path}: its data cannot be mapped into memory; where that is limited (ulimit -v) "
+            "allow more, or else copy or reconstruct it again"
+        )
     if data.ndim == 4:
         raise InputError(f"{path}: is a stack of {len(data)} volumes; give one volume per file")
     if data.ndim == 2 or min(data.shape) == 1:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from tomopicker.errors import InputError
+from tomopicker.io.names import check_name
 from tomopicker.io.particles.star import PIXEL, numbers, read_blocks, write_blocks
 from tomopicker.io.tomograms.source import Source, folders_for
 
@@ -85,7 +86,7 @@ def read_rows(path: Path) -> list[Row]:
         kind, files = _files(cells)
         rows.append(
             Row(
-                name=str(cells[_NAME]),
+                name=check_name(str(cells[_NAME]), path),
                 pixel_size=pixel,
                 binning=binning,
                 size=None if x is None or y is None or z is None else (x, y, z),

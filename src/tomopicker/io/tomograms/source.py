@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 
 from tomopicker.errors import InputError, UnknownVoxelSizeError
+from tomopicker.io.names import check_name
 from tomopicker.io.tomograms.formats import read_tomogram
 
 if TYPE_CHECKING:
@@ -34,6 +35,9 @@ class Source:
     """Size ``x y z`` in ångström, if the list says it."""
     kind: str = ""
     """What a list's tomogram is, where there is a choice: "denoised", "mean of half maps"."""
+
+    def __post_init__(self) -> None:
+        check_name(self.name, self.listed or self.paths[0])
 
     def open(self, *, voxel_size: float | None = None) -> Tomogram:
         """Open the tomogram under the name that the list gives it.

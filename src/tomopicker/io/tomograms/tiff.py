@@ -68,7 +68,7 @@ def read_tiff(path: Path, voxel_size: float | None = None) -> Tomogram:
         data: Volume = np.memmap(path, dtype=stored, mode="r", offset=offset, shape=shape)
     else:
         pages = _Pages(path, (shape[0], shape[1], shape[2]), np.dtype(dtype))
-        data = cast("Volume", ChunkedVolume(pages, depth=_PAGES))
+        data = cast("Volume", ChunkedVolume(pages, depth=_PAGES, path=path))
     return Tomogram(name=tomogram_name(path), data=data, voxel_size=voxel_size, path=path)
 
 

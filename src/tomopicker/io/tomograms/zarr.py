@@ -177,4 +177,4 @@ def _volume(path: Path, array: Any) -> Volume:
         raise InputError(f"{path}: is a stack of volumes ({size}); give one volume per file")
     if np.dtype(array.dtype).kind not in "iuf":
         raise InputError(f"{path}: holds {array.dtype}, not real numbers; convert it")
-    return cast("Volume", ChunkedVolume(array, depth=array.chunks[-3]))
+    return cast("Volume", ChunkedVolume(array, depth=array.chunks[-3], path=path))
