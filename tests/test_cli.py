@@ -530,6 +530,8 @@ def test_ctrl_c_during_training_leaves_a_checkpoint_that_picks(
     assert process.returncode == 130, errors
     assert "Traceback" not in errors
     assert not list(run.glob(".*")), "a temporary file was left"
+    # As it would be typed, wherever the program lies.
+    assert " $ tomopicker train " in (run / "log.txt").read_text().splitlines()[0]
     done = tomopicker(
         *("pick", run, simulated / "sim_0002.mrc", "--count", 5, "--out", tmp_path / "picks")
     )

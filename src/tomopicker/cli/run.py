@@ -144,7 +144,7 @@ class Run:
     def __enter__(self) -> Self:
         self.log = (self.folder / "log.txt").open("a", encoding="utf-8")
         self._open.enter_context(handling(signal.default_int_handler))
-        self._write_log(f"$ {shlex.join(sys.argv)}")
+        self._write_log(f"$ {shlex.join(['tomopicker', *sys.argv[1:]])}")
         return self
 
     def __exit__(
