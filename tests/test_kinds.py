@@ -67,6 +67,12 @@ def test_equally_probable_picks_go_by_their_rank() -> None:
     assert [stays.tolist() for stays in settle([first, second])] == [[True, False], [True]]
 
 
+def test_of_equal_picks_of_equal_rank_the_first_by_name_stays_whatever_the_order() -> None:
+    first, second = kind("a", 100, [(0, 0, 0)], [1.0]), kind("b", 100, [(0, 0, 0)], [1.0])
+    assert [stays.tolist() for stays in settle([first, second])] == [[True], [False]]
+    assert [stays.tolist() for stays in settle([second, first])] == [[False], [True]]
+
+
 def test_nothing_to_settle() -> None:
     stay = settle([kind("a", 9, [], []), kind("b", 9, [], None)])
     assert [len(stays) for stays in stay] == [0, 0]
@@ -255,6 +261,7 @@ def test_what_cannot_be_merged_is_told(
 
     assert "two kinds or more" in refused(ribosome)
     assert "names two kinds" in refused(f"a={ribosome}", f"a={ring}")
+    assert "names two kinds" in refused(f"a_b={ribosome}", f"a-b={ring}")
     assert "cannot be a kind's name" in refused(ribosome, f"../up={ring}")
     assert "is no folder" in refused(ribosome, tmp_path / "gone")
     (tmp_path / "empty").mkdir()
@@ -265,6 +272,26 @@ def test_what_cannot_be_merged_is_told(
     )
     picked(ring, "TS_2", [(1, 1, 1)], [0.5], radius=None)
     assert "does not tell the particle's radius" in refused(ribosome, ring)
+
+
+def test_the_lists_that_are_merged_are_never_written_over(
+    tomopicker: Command, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    for out in (tmp_path, folders[0]):
+        for force in ([], ["--force"]):
+            done = tomopicker("merge", *folders, "--out", out, *force)
+            assert done.code == 2
+            assert "would be overwritten; give another --out" in done.stderr
+    # Nor are somebody's own where they would go.
+    mine = tmp_path / "all/small/relion5/TS_1.star"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("mine")
+    done = tomopicker("merge", *folders, "--out", tmp_path / "all")
+    assert done.code == 2
+    assert "TS_1.star: is already there" in done.stderr
+    mine.unlink()
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
 
 
 def test_two_lists_of_one_model_leave_each_place_once(

@@ -37,7 +37,8 @@ def settle(kinds: Sequence[Kind]) -> list[NDArray[np.bool_]]:
 
     The most probable pick of all kinds stays, then the next, and so on, unless one of another kind
     that stayed is nearer than `CONTACT`. Of picks that are equally probable the one that ranks
-    higher in its own list goes first. Picks of one kind never displace each other.
+    higher in its own list goes first, then the one whose kind comes first by name. Picks of one
+    kind never displace each other.
 
     Returns
     -------
@@ -69,6 +70,7 @@ def settle(kinds: Sequence[Kind]) -> list[NDArray[np.bool_]]:
         ]
     )
     ranks = np.concatenate([np.arange(count) / max(count, 1) for count in counts])
+    names = np.array([kind.name for kind in kinds])[of]
     radii = np.array([kind.radius_angstrom for kind in kinds])[of]
     pairs = KDTree(positions).query_pairs(2 * CONTACT * radii.max(), output_type="ndarray")
     first, second = pairs.T
@@ -79,6 +81,6 @@ def settle(kinds: Sequence[Kind]) -> list[NDArray[np.bool_]]:
         against.setdefault(one, []).append(other)
         against.setdefault(other, []).append(one)
     stays = np.zeros(len(of), dtype=bool)
-    for pick in np.lexsort((ranks, -chances)).tolist():
+    for pick in np.lexsort((names, ranks, -chances)).tolist():
         stays[pick] = not stays[against.get(pick, [])].any()
     return np.split(stays, np.cumsum(counts)[:-1])

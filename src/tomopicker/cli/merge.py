@@ -60,7 +60,7 @@ def merge(
     _check(kinds, out)
     names = sorted({name for kind in kinds for name in kind.records})
     if not force:
-        for path in [out / _SUMMARY, *(out / f"{name}.csv" for name in names)]:
+        for path in [out / _SUMMARY, *_planned(kinds, out)]:
             if path.exists():
                 raise InputError(f"{path}: is already there; give another --out, or --force")
     rows: list[tuple[str, str, int, int]] = []
@@ -123,14 +123,20 @@ def _check(kinds: Sequence[_Folder], out: Path) -> None:
     """Refuse what cannot be merged."""
     if len(kinds) < 2:
         raise InputError("give the folders of two kinds or more; there is nothing to settle in one")
-    names = [kind.kind for kind in kinds]
+    names = [_copick_name(kind.kind) for kind in kinds]
+    written = [out, *(out / kind.kind for kind in kinds)]
     for kind in kinds:
-        if names.count(kind.kind) > 1:
+        if names.count(_copick_name(kind.kind)) > 1:
             raise InputError(
-                f"{kind.kind}: names two kinds; write KIND=FOLDER with another name for one of them"
+                f"{kind.kind}: names two kinds (_ and - are one); write KIND=FOLDER with another "
+                "name for one of them"
             )
-        if kind.path.resolve() == out.resolve():
-            raise InputError(f"{out}: is the folder of {kind.kind}; give another --out")
+        for folder in written:
+            if folder.resolve() == kind.path.resolve():
+                raise InputError(
+                    f"{out}: the lists of {kind.kind}, which are in {kind.path}, would be "
+                    "overwritten; give another --out"
+                )
     first: dict[str, tuple[_Folder, Record]] = {}
     for kind in kinds:
         for name, record in kind.records.items():
@@ -138,7 +144,7 @@ def _check(kinds: Sequence[_Folder], out: Path) -> None:
             if record.radius_angstrom is None:
                 raise InputError(
                     f"{kind.path}: does not tell the particle's radius, as picks of an early "
-                    "version; pick again with --force"
+                    "version; pick again, into another --out"
                 )
             same = abs(record.voxel_size / like.voxel_size - 1) < 1e-3
             if record.shape != like.shape or not same:
@@ -210,6 +216,22 @@ def _joined(kinds: Sequence[_Folder], kept: Sequence[Particles]) -> Particles:
     )
 
 
+def _planned(kinds: Sequence[_Folder], out: Path) -> list[Path]:
+    """All lists that are going to be written."""
+    of_all = [out / f"{name}.csv" for kind in kinds for name in kind.records]
+    return of_all + [
+        _place(out, kind.kind, format, name)
+        for kind in kinds
+        for name, record in kind.records.items()
+        for format in ("csv", *record.origin.formats)
+    ]
+
+
+def _copick_name(kind: str) -> str:
+    """As a part of a file's name that underscores part."""
+    return kind.replace("_", "-")
+
+
 def _place(out: Path, kind: str, format: str, tomogram: str) -> Path:
     """Where a kind's list of a tomogram goes: as `pick` places it, in a folder of its kind.
 
@@ -221,8 +243,7 @@ def _place(out: Path, kind: str, format: str, tomogram: str) -> Path:
     if format == "csv":
         return out / kind / place
     if format == "copick":
-        # Its names are parts of the file's, which underscores part.
-        return out / format / place.with_name(f"tomopicker_1_{kind.replace('_', '-')}.json")
+        return out / format / place.with_name(f"tomopicker_1_{_copick_name(kind)}.json")
     return out / kind / format / place
 
 
