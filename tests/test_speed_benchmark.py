@@ -51,6 +51,16 @@ def test_a_convolution_that_is_onednns_by_name_counts_as_any_other(load: Load) -
     assert counter.get_total_flops() == 2 * 27 * 3 * 5 * (4 * 7 * 8)  # two planes are lost
 
 
+def test_every_repeat_of_picking_picks_anew(
+    load: Load, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    record, made = tmp_path / "picks" / "sim_0002.json", set()
+    for _ in range(2):
+        load("stages").pick_apart(trained, simulated / "sim_0002.mrc", record.parent, threads=1)
+        made.add(record.stat().st_mtime_ns)
+    assert len(made) == 2
+
+
 @pytest.mark.parametrize("radius", [1.0, 2.5, 4.0])
 def test_the_naive_loop_picks_what_find_peaks_picks(load: Load, radius: float) -> None:
     rng = np.random.default_rng(3)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -55,9 +56,11 @@ def run_apart(arguments: Sequence[str | Path], *, threads: int) -> dict[str, flo
 def pick_apart(
     model: Path, tomogram: Path, out: Path, *, threads: int, device: str = "cpu"
 ) -> dict[str, float | None]:
-    """Run ``tomopicker pick`` as a process of its own, as `run_apart` does."""
+    """Run ``tomopicker pick`` as a process of its own, as `run_apart` does, anew each time."""
+    # Of picks that are there it would say that they are done.
+    shutil.rmtree(out, ignore_errors=True)
     arguments = ["-m", "tomopicker", "pick", model, tomogram, "--out", out]
-    return run_apart([*arguments, "--force", "--device", device], threads=threads)
+    return run_apart([*arguments, "--device", device], threads=threads)
 
 
 def measure_stages(
