@@ -213,11 +213,10 @@ def test_in_half_precision_the_logits_are_single_and_nearly_the_same():
     volumes = torch.randn(1, 2, 16, 16, 16)
     with torch.inference_mode():
         whole = network(volumes)
-        # The arithmetic of a CPU's bfloat16, an eighth as fine as a GPU's float16.
-        slabs = stream(folded(network, dtype=torch.bfloat16), volumes.bfloat16().split(8, dim=2))
+        slabs = stream(folded(network, dtype=torch.float16), volumes.half().split(8, dim=2))
         half = torch.cat(list(slabs), dim=1)
     assert half.dtype == torch.float32
-    assert 0 < (half - whole).abs().max() < 0.2 * whole.std()
+    assert 0 < (half - whole).abs().max() < 0.03 * whole.std()
 
 
 def test_of_a_slab_that_is_taken_in_part_only_the_rest_is_kept():

@@ -404,9 +404,12 @@ def _stream(layer: nn.Module, slabs: _Slabs) -> _Slabs:
 
 
 def _convolution(layer: nn.Conv3d) -> Callable[[Tensor], Tensor]:
+    has_onednn = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+
     def convolve(slab: Tensor) -> Tensor:
         # For slabs of few planes torch would choose its own convolution, 3 to 5 times slower.
-        if slab.device.type == "cpu" and torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        # Half precision oneDNN has on few processors only.
+        if has_onednn and slab.device.type == "cpu" and slab.dtype == torch.float32:
             return torch.mkldnn_convolution(
                 slab, layer.weight, layer.bias, (0, 1, 1), (1, 1, 1), (1, 1, 1), 1
             )
