@@ -101,6 +101,16 @@ def test_training_is_told_which_picks_were_accepted_from_a_list(
     accepted.write_text("\n".join(rows))
     done = tomopicker("train", *given, "--out", tmp_path / "all")
     assert "click ten or more by yourself" in done.stderr
+    assert "in other tomograms" not in done.stderr
+    two = simulated / "sim_0002"
+    other = ("--val-tomogram", f"{two}.mrc", "--val-picks", f"{two}.csv")
+    done = tomopicker("train", *given, *other, "--out", tmp_path / "measured_elsewhere")
+    assert done.code == 0, done.stderr
+    assert "click ten or more by yourself" not in done.stderr
+    named = [f"sim_0001,{row}" for row in rows[1:3]] + ["sim_0002,1,1,1"] * 3
+    accepted.write_text("\n".join(["tomogram,x,y,z", *named]))
+    done = tomopicker("train", *given, "--out", tmp_path / "others")
+    assert "3 places of --accepted are in other tomograms and left out" in done.stderr
     accepted.write_text("x,y,z\n1,1,1\n")
     done = tomopicker("train", *given, "--out", tmp_path / "none")
     assert (done.code, "--picks must hold what --accepted names" in done.stderr) == (2, True)

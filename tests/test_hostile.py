@@ -43,7 +43,10 @@ def test_a_list_of_tomograms_cannot_have_picks_written_elsewhere(
     before = everything(tmp_path)
     done = tomopicker("pick", trained, listed, "--out", tmp_path / "a" / "b" / "picks")
     assert done.code == 2
-    assert done.errors[-1].startswith(f"Error: {listed}: calls a tomogram {name!r}")
+    assert done.errors[-1] == (
+        f"Error: {listed}: calls a tomogram {name!r}, which cannot be the name of its files; "
+        "rename it, without slashes or unprintable characters"
+    )
     assert everything(tmp_path) == before
 
 

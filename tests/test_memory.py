@@ -1,8 +1,11 @@
 """What streaming holds is counted, and running out of memory is told from other errors."""
 
+import sys
+
 import pytest
 import torch
 
+from tomopicker import cli
 from tomopicker.config import Network
 from tomopicker.errors import is_out_of_memory
 from tomopicker.memory import automatic_bytes, free_in_groups, streamed_bytes
@@ -39,6 +42,25 @@ def test_running_out_of_memory_is_told_from_other_errors():
         torch.empty(1 << 60, dtype=torch.uint8)
     assert is_out_of_memory(caught.value)
     assert not is_out_of_memory(RuntimeError("sizes do not match"))
+    assert is_out_of_memory(RuntimeError("can't start new thread"))
+    segment = "x.so: failed to map segment from shared object"
+    assert is_out_of_memory(ImportError(segment))
+    assert is_out_of_memory(ImportError(f"{segment}: Cannot allocate memory"))
+    # A disk that is mounted noexec.
+    assert not is_out_of_memory(ImportError(f"{segment}: Operation not permitted"))
+    assert not is_out_of_memory(ModuleNotFoundError("No module named 'uvicorn'"))
+
+
+def test_a_library_that_does_not_fit_the_memory_is_told_in_words(monkeypatch, capsys):
+    def load(_):
+        raise ImportError("libx.so: failed to map segment from shared object")
+
+    monkeypatch.setattr("typer.main.get_command", load)
+    monkeypatch.setattr(sys, "excepthook", sys.excepthook)
+    with pytest.raises(SystemExit) as ended:
+        cli.main()
+    assert ended.value.code == 2
+    assert "out of memory" in capsys.readouterr().err
 
 
 def test_on_a_processor_at_most_a_gigabyte_is_taken_unasked():

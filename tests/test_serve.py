@@ -894,6 +894,33 @@ def test_accepted_candidates_are_named_to_training_as_such(
     assert tables == {"--picks": [[10, 10, 10], [20, 20, 21]], "--accepted": [[20, 20, 21]]}
 
 
+def test_a_verdict_while_a_round_is_made_leaves_its_tables_in_agreement(
+    page: TestClient,
+    workbench: Workbench,
+    commands: list[list[str]],
+    monkeypatch: pytest.MonkeyPatch,
+):
+    workbench.session.set_diameter(120)
+    add(page, [10, 10, 10])
+    judged = {"do": "judge", "tomogram": "sim_0001", "answer": "accept", "order": "teach"}
+    act(page, shown=[{"at": [20, 20, 20], "score": 1.0}], **judged)
+    written = rounds._write_table
+
+    def with_a_verdict(*arguments):
+        act(page, shown=[{"at": [5, 30, 30], "score": 1.0}], **judged)
+        written(*arguments)
+
+    monkeypatch.setattr(rounds, "_write_table", with_a_verdict)
+    workbench.rounds.train(rounds.TrainWish())
+    assert len(workbench.session.voxels("sim_0001")) > 2
+    command = commands[-1]
+    picks, accepted = (
+        read_particles(command[command.index(option) + 1], voxel_size=13.5).voxels.tolist()
+        for option in ("--picks", "--accepted")
+    )
+    assert (picks, accepted) == ([[10, 10, 10], [20, 20, 20]], [[20, 20, 20]])
+
+
 def test_a_tomogram_where_all_was_rejected_is_learned_from_too(
     page: TestClient, workbench: Workbench, commands: list[list[str]]
 ):

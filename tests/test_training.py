@@ -1,5 +1,6 @@
 """Training repeats itself, resumes to the same result, and learns what it is shown."""
 
+import itertools
 from dataclasses import replace
 
 import numpy as np
@@ -46,14 +47,13 @@ SMALL = {
 }
 
 
-def _tomogram(seed, name="one", dtype=np.float32):
+def _tomogram(seed, name="one", dtype=np.float32, shape=SHAPE):
     """Dark balls on noise, far apart, and where they are."""
     rng = np.random.default_rng(seed)
-    z, y, x = np.indices(SHAPE)
-    volume = rng.normal(0, 0.5, SHAPE)
-    centres = np.array(
-        [(a, b, c) for a in (8, 23) for b in (8, 23, 38) for c in (8, 23, 38)], dtype=float
-    )
+    z, y, x = np.indices(shape)
+    volume = rng.normal(0, 0.5, shape)
+    along = [range(8, size - 7, 15) for size in shape]
+    centres = np.array(list(itertools.product(*along)), dtype=float)
     centres += rng.uniform(-2, 2, centres.shape)
     for centre in centres:
         d2 = sum((a - c) ** 2 for a, c in zip((z, y, x), centre, strict=True))
@@ -196,6 +196,21 @@ def test_what_was_accepted_from_a_list_is_learned_from_and_not_measured_by():
         assert training.labels[z, y, x] == POSITIVE
     # A fifth of the clicked ones, none of which was shown.
     assert (len(validation.centres), validation.is_shown.any()) == (2, False)
+
+
+def test_accepted_particles_leave_clicked_ones_to_count_from():
+    # 48 particles, in random order.
+    tomogram, particles = _tomogram(1, shape=(32, 64, 96))
+    particles = particles.select(np.random.default_rng(0).permutation(len(particles)))
+    clicked, shown = particles.select(np.arange(10)), particles.select(np.arange(10, 22))
+    known = particles.select(np.arange(22))
+    config = preset("default", radius_angstrom=40, voxel_size=10, overrides=SMALL["default"])
+    alone = prepare(config, [(tomogram, clicked)])
+    both = prepare(config, [(tomogram, known)], accepted=[shown])
+    for task in (alone, both):
+        # Eight of ten clicks, as without accepted ones.
+        assert (~task.training[0].is_shown).sum() == 8
+    assert 0.5 < both.prior.expected / alone.prior.expected < 2
 
 
 def test_a_tomogram_with_verdicts_alone_is_not_calibrated_by(monkeypatch):

@@ -24,11 +24,15 @@ def is_out_of_memory(error: BaseException) -> bool:
         isinstance(error, MemoryError)
         or type(error).__name__ == "OutOfMemoryError"
         or (isinstance(error, RuntimeError) and _OUT_OF_MEMORY.search(str(error)) is not None)
+        or (isinstance(error, ImportError) and _NO_ROOM_FOR_LIBRARY.search(str(error)) is not None)
     )
 
 
 # How oneDNN, torch's allocators and CUDA's libraries say it, where they raise no error of its own.
 _OUT_OF_MEMORY = re.compile(
     "can't allocate memory|not enough memory|out of memory|could not create a memory object"
-    "|_STATUS_ALLOC_FAILED"
+    "|_STATUS_ALLOC_FAILED|can't start new thread"
 )
+
+# As the loader says it. Where it is not permitted, the disk forbids to run what is on it.
+_NO_ROOM_FOR_LIBRARY = re.compile("failed to map segment(?!.*not permitted)")

@@ -246,9 +246,9 @@ def _split(
                 "or give --val-tomogram and --val-picks"
             )
         held = max(1, round(config.training.held_out * len(fair)))
-        if total >= 2 * FEWEST_TO_CALIBRATE:
+        if len(fair) >= 2 * FEWEST_TO_CALIBRATE:
             held = max(held, FEWEST_TO_CALIBRATE)
-        held = min(held, total - 1)
+        held = min(held, len(fair) - 1)
     is_held = np.zeros(total, dtype=bool)
     is_held[rng.permutation(fair)[:held]] = True
     parts = np.split(is_held, np.cumsum([len(table) for table in tables])[:-1])

@@ -75,7 +75,7 @@ def main() -> None:
         _fail(f"{error}")
     except OSError as error:
         _fail(_explain(error))
-    except (MemoryError, RuntimeError) as error:
+    except (MemoryError, RuntimeError, ImportError) as error:
         if _has_lost_another(error):
             if _PROCESS:
                 sys.exit(2)

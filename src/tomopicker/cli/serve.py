@@ -8,6 +8,7 @@ from typing import Annotated
 
 import typer
 
+from tomopicker.cli.options import VoxelSize
 from tomopicker.errors import InputError
 
 
@@ -33,9 +34,7 @@ def serve(
         Path | None, typer.Option(help="A trained run to begin with.", show_default=False)
     ] = None,
     port: Annotated[int, typer.Option(help="On this machine.", min=0, max=65535)] = 8765,
-    voxel_size: Annotated[
-        float | None, typer.Option(help="Ångström, where the header is wrong.", show_default=False)
-    ] = None,
+    voxel_size: VoxelSize = None,
 ) -> None:
     """Click particles, train, pick, review and export in a browser, on this machine or by ssh."""
     try:

@@ -132,6 +132,7 @@ def train(
     )
     from tomopicker.cli.slurm import at_work, read_cluster, train_with_a_job
     from tomopicker.config import preset as make_config
+    from tomopicker.io.particles import count_elsewhere
     from tomopicker.io.places import picks_of_project, tomograms_and_picks
     from tomopicker.task import prepare
 
@@ -159,9 +160,10 @@ def train(
             skip_unmatched=skip_unmatched,
             negatives=negatives or (),
         )
-        shown = None
+        shown, elsewhere = None, 0
         if accepted is not None:
             shown = read_places([accepted], [tomogram for tomogram, _ in labelled])
+            elsewhere = count_elsewhere(accepted, [tomogram.name for tomogram, _ in labelled])
         validation = None
         if val_tomogram is not None and val_picks is not None:
             found, _ = read_labelled(
@@ -218,10 +220,13 @@ def train(
             if note is not None:
                 run.say(note)
         _report_task(run, task)
-        if shown is not None and not any(part.is_shown.any() for part in task.training):
+        if elsewhere:
+            run.say(f"{elsewhere} places of --accepted are in other tomograms and left out")
+        if any(len(places) for places in shown or ()) and _counts_by_accepted(task):
             run.say(
-                "Hardly any other particle than those of --accepted: their number and the cut-off, "
-                "estimated from these, may be far off; click ten or more by yourself"
+                "Fewer than ten particles are labelled beside those of --accepted, so all count as "
+                "clicks: the number of particles and the cut-off, which follow from them, may be "
+                "far off; click ten or more by yourself"
             )
         checkpoint = _train(run, task, start, device=device)
         _finish(run, task, checkpoint, device=device)
@@ -270,6 +275,16 @@ def _report_task(run: Run, task: Task) -> None:
         f"Preset {task.config.preset}, objective {task.config.objective.name}, prior of the "
         f"unlabelled voxels {task.prior.unlabelled:.4f}"
     )
+
+
+def _counts_by_accepted(task: Task) -> bool:
+    """Whether accepted particles had to be taken for a fair sample, and none else measures."""
+    from tomopicker.calibrate import FEWEST_TO_CALIBRATE
+
+    if any(part.is_shown.any() for part in task.training):
+        return False
+    measured_by = sum(len(part.centres) for part in task.validation)
+    return task.validation_tomogram is None or measured_by < FEWEST_TO_CALIBRATE
 
 
 def _last_epoch(run: Run) -> Checkpoint | None:

@@ -59,8 +59,8 @@ def check_name(name: str, place: Path | str) -> str:
     """
     if name in ("", ".", "..") or re.search(r"[/\\]", name) or not name.isprintable():
         raise InputError(
-            f"{place}: calls a tomogram {name!r}, but files shall be called so; give it a name "
-            "without slashes"
+            f"{place}: calls a tomogram {name!r}, which cannot be the name of its files; rename "
+            "it, without slashes or unprintable characters"
         )
     return name
 

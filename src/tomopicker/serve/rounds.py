@@ -33,9 +33,9 @@ from tomopicker.types import Particles
 from tomopicker.verdicts import Candidate, near
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Mapping, Sequence
 
-    from tomopicker.serve.session import Session
+    from tomopicker.serve.session import Session, Taught
     from tomopicker.types import Floats
 
 Kind: TypeAlias = Literal["train", "pick"]
@@ -360,20 +360,26 @@ class Rounds:
         """Make a round with what it learns from, which later clicks do not change."""
         session = self._session
         radius = session.radius
-        names = [source.name for source in session.settings.tomograms]
-        taught = [name for name in names if len(session.voxels(name))]
-        if not taught:
+        # Read at once: verdicts go on meanwhile, and the tables must agree.
+        taught = session.taught()
+        particles = {name: one.particles for name, one in taught.items() if len(one.particles)}
+        if not particles:
             raise InputError("there are no particles to learn from; click some first")
-        accepted = [name for name in taught if len(session.accepted(name))]
-        rejected = [name for name in names if len(self._negatives(name))]
-        used = [name for name in names if name in taught or name in rejected]
+        accepted = {
+            name: one.particles[one.is_accepted]
+            for name, one in taught.items()
+            if one.is_accepted.any()
+        }
+        negatives = {name: self._negatives(name, one) for name, one in taught.items()}
+        rejected = {name: places for name, places in negatives.items() if len(places)}
+        used = [name for name in taught if name in particles or name in rejected]
         corrected = self._voxel_size(used)
         made = self._make_round()
-        _write_table(taught, session.voxels, made.folder / "particles.csv")
+        _write_table(particles, made.folder / "particles.csv")
         if accepted:
-            _write_table(accepted, session.accepted, made.folder / "accepted.csv")
+            _write_table(accepted, made.folder / "accepted.csv")
         if rejected:
-            _write_table(rejected, self._negatives, made.folder / "rejected.csv")
+            _write_table(rejected, made.folder / "rejected.csv")
         command = ["train", *(str(session.place(session.number_of(name))) for name in used)]
         command += ["--picks", str(made.folder / "particles.csv"), "--out", str(made.run)]
         command += [f"--radius={radius:g}A", *corrected]
@@ -385,16 +391,16 @@ class Rounds:
             temporary.write_text(json.dumps(command, indent=1) + "\n", encoding="utf-8")
         return made
 
-    def _negatives(self, name: str) -> Floats:
+    def _negatives(self, name: str, taught: Taught) -> Floats:
         """(n, 3) ``z y x`` rejected places of a tomogram, but for those where a particle is.
 
         Who rejects a candidate and then clicks beside it has put its centre right.
         """
         session = self._session
-        places = session.rejected(name)
-        known = [(z, y, x) for z, y, x in session.voxels(name).tolist()]
+        known = [(z, y, x) for z, y, x in taught.particles.tolist()]
         tomogram = session.tomogram(session.number_of(name))
-        return places[~near(places, known, EXCLUSION * session.radius / tomogram.voxel_size)]
+        reach = EXCLUSION * session.radius / tomogram.voxel_size
+        return taught.rejected[~near(taught.rejected, known, reach)]
 
     def _train_command(self, made: Round, wish: TrainWish) -> list[str]:
         saved = made.folder / "command.json"
@@ -505,12 +511,12 @@ def _digest(path: Path, changed: int) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def _write_table(names: Sequence[str], voxels_of: Callable[[str], Floats], path: Path) -> None:
+def _write_table(voxels: Mapping[str, Floats], path: Path) -> None:
     """Write one table of the particles of several tomograms, each in its own voxels."""
-    parts = [voxels_of(name) for name in names]
-    owners = [name for name, part in zip(names, parts, strict=True) for _ in range(len(part))]
+    owners = [name for name, part in voxels.items() for _ in range(len(part))]
+    places = np.concatenate(list(voxels.values()))
     # A CSV holds voxels, so their size does not matter.
-    particles = Particles.from_voxels(np.concatenate(parts), voxel_size=1.0, tomograms=owners)
+    particles = Particles.from_voxels(places, voxel_size=1.0, tomograms=owners)
     write_particles(path, particles, format="csv")
 
 

@@ -33,6 +33,8 @@ from tomopicker.types import Particles
 if TYPE_CHECKING:
     from collections.abc import Sequence
 
+    from numpy.typing import NDArray
+
     from tomopicker.io import tomograms as io
     from tomopicker.serve.notes import Action
     from tomopicker.types import Floats, Tomogram
@@ -66,6 +68,18 @@ class Settings(BaseModel):
     tomograms: tuple[Source, ...] = ()
     diameter: float | None = Field(default=None, gt=0, le=10_000, allow_inf_nan=False)
     """Of the particle, in ångström; None until somebody says."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Taught:
+    """What people have said of a tomogram."""
+
+    particles: Floats
+    """(n, 3) voxels ``z y x``, clicked and accepted."""
+    is_accepted: NDArray[np.bool_]
+    """(n,) which of them were candidates that a person accepted."""
+    rejected: Floats
+    """(m, 3) voxels ``z y x`` of candidates that were rejected."""
 
 
 @dataclass(kw_only=True)
@@ -239,11 +253,20 @@ class Session:
             places = [one.voxel for one in self.notes.of(tomogram)]
         return np.array(places, dtype=np.float64).reshape(-1, 3)
 
-    def accepted(self, tomogram: str) -> Floats:
-        """(n, 3) ``z y x`` those of a tomogram's particles that were accepted candidates."""
+    def taught(self) -> dict[str, Taught]:
+        """What each tomogram teaches, all of one moment."""
+        names = [source.name for source in self.settings.tomograms]
         with self._lock:
-            places = [one.voxel for one in self.notes.of(tomogram) if one.of is not None]
-        return np.array(places, dtype=np.float64).reshape(-1, 3)
+            return {
+                name: Taught(
+                    particles=self.voxels(name),
+                    is_accepted=np.array(
+                        [one.of is not None for one in self.notes.of(name)], dtype=bool
+                    ),
+                    rejected=self.rejected(name),
+                )
+                for name in names
+            }
 
     def rejected(self, tomogram: str) -> Floats:
         """(n, 3) ``z y x`` candidates of a tomogram that were rejected."""

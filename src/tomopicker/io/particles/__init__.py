@@ -18,6 +18,7 @@ from tomopicker.io.particles.frame import Frame
 from tomopicker.io.particles.matching import (
     by_tomogram,
     check_inside,
+    count_elsewhere,
     fitting_orders,
     list_files,
     read_picks_for,
@@ -31,6 +32,7 @@ __all__ = [
     "by_tomogram",
     "check_format",
     "check_inside",
+    "count_elsewhere",
     "doubt_about",
     "fitting_orders",
     "formats_of_name",

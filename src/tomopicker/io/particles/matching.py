@@ -12,6 +12,7 @@ import numpy as np
 from tomopicker.errors import InputError
 from tomopicker.io.names import differ_in_binning, files_of, in_words, match_names, plain_name
 from tomopicker.io.particles.formats import FORMATS, SUFFIXES, names_in, read_particles, recognise
+from tomopicker.io.particles.frame import UNKNOWN
 from tomopicker.io.particles.relion_project import NOT_LISTS
 from tomopicker.io.particles.rows import cut, listed
 from tomopicker.io.summary import is_summary
@@ -93,6 +94,29 @@ def read_picks_for(
         else Particles(positions=np.empty((0, 3)), voxel_size=one.voxel_size)
         for one in tomograms
     ]
+
+
+def count_elsewhere(place: Path, names: Sequence[str]) -> int:
+    """Count the picks of a file or folder that are in none of the tomograms.
+
+    Raises
+    ------
+    InputError
+        As `read_particles`.
+    """
+    files = files_of(place)
+    is_one = len(files) == 1 and not files[0].is_dir()
+    if files[0].is_dir():
+        files = list(list_files(files[0]).values())
+    count = 0
+    for file in files:
+        table = read_particles(file, voxel_size=UNKNOWN, shape=(1, 1, 1), pixel_size=UNKNOWN)
+        if is_one and not table.tomograms:
+            return 0
+        called = table.tomograms or (file.stem,) * len(table)
+        matched = match_names(called, names)
+        count += sum(name not in matched for name in called)
+    return count
 
 
 def list_files(folder: Path) -> dict[str, Path]:
