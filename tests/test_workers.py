@@ -1,7 +1,11 @@
 """Several processes of one command pick what one does, and end with it."""
 
+import contextlib
+import errno
 import json
 import os
+import pickle
+import re
 import signal
 import subprocess
 import sys
@@ -14,7 +18,8 @@ import torch
 
 from conftest import Outcome
 from killing import contents, make_tomograms
-from tomopicker.cli.workers import devices_of
+from tomopicker.cli.workers import _sendable, devices_of
+from tomopicker.errors import InputError, UnknownVoxelSizeError, is_out_of_memory
 
 Command = Callable[..., Outcome]
 
@@ -24,6 +29,26 @@ def listed(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list of six tomograms, of which the last is cut off."""
     folder = tmp_path_factory.mktemp("workers") / "data"
     return make_tomograms(folder, simulated / "sim_0002.mrc", 6, broken=1)
+
+
+@pytest.fixture(scope="module")
+def many(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A list of twenty tomograms: some are left when a signal comes after the first."""
+    folder = tmp_path_factory.mktemp("many") / "data"
+    return make_tomograms(folder, simulated / "sim_0002.mrc", 20, broken=1)
+
+
+def workers_of(process: int) -> list[int]:
+    """Processes that a process has spawned to pick, the first one first."""
+    found = []
+    for folder in Path("/proc").glob("[0-9]*"):
+        # One may end meanwhile.
+        with contextlib.suppress(OSError):
+            # After the name, which may hold spaces: the state, and the parent.
+            parent = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            if parent == process and b"spawn_main" in (folder / "cmdline").read_bytes():
+                found.append(int(folder.name))
+    return sorted(found)
 
 
 def statuses(out: Path) -> list[str]:
@@ -71,17 +96,23 @@ def test_two_workers_pick_and_tell_what_one_process_does(
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_signal_ends_all_workers_and_the_same_command_goes_on(
     trained: Path,
-    listed: Path,
+    many: Path,
     tmp_path: Path,
     environment: dict[str, str],
     number: signal.Signals,
     code: int,
 ) -> None:
     out = tmp_path / "picks"
-    words = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
+    words = ("pick", trained, many, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
     command = [sys.executable, "-m", "tomopicker", *map(str, words)]
     process = subprocess.Popen(
-        command, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     while process.poll() is None and not list(out.glob("TS_*.json")):
         time.sleep(0.01)
@@ -90,7 +121,7 @@ def test_a_signal_ends_all_workers_and_the_same_command_goes_on(
         os.killpg(process.pid, number)
     else:
         process.send_signal(number)
-    _, told = process.communicate()
+    _, told = process.communicate(timeout=300)
     assert process.returncode == code, told
     assert "the same command goes on" in told
     assert "Traceback" not in told
@@ -99,14 +130,14 @@ def test_a_signal_ends_all_workers_and_the_same_command_goes_on(
     assert [path for path in out.rglob(".*") if path.suffix != ".unfinished"] == []
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert statuses(out) == ["done"] * 5 + ["failed"]
+    assert statuses(out) == ["done"] * 19 + ["failed"]
 
 
 def test_a_worker_that_is_killed_costs_its_tomogram_and_is_told(
-    trained: Path, listed: Path, tmp_path: Path, environment: dict[str, str]
+    trained: Path, many: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     out = tmp_path / "picks"
-    words = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
+    words = ("pick", trained, many, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
     process = subprocess.Popen(
         [sys.executable, "-m", "tomopicker", *map(str, words)],
         env=environment,
@@ -115,16 +146,62 @@ def test_a_worker_that_is_killed_costs_its_tomogram_and_is_told(
     )
     while process.poll() is None and not list(out.glob("TS_*.json")):
         time.sleep(0.01)
-    of_it = ["ps", "-ww", "-o", "pid=,args=", "--ppid", str(process.pid)]
-    table = subprocess.run(of_it, capture_output=True, text=True, check=True).stdout.splitlines()
-    workers = [line.split()[0] for line in table if "spawn_main" in line]
+    workers = workers_of(process.pid)
     assert len(workers) == 2
-    os.kill(int(workers[0]), signal.SIGKILL)
-    _, told = process.communicate()
+    os.kill(workers[0], signal.SIGKILL)
+    _, told = process.communicate(timeout=300)
     assert process.returncode == 2
-    assert "(signal 9)" in told.splitlines()[-1]
-    assert "fewer --workers" in told.splitlines()[-1]
+    lost = r"TS_\d+\S*: the process that picked it was killed \(signal 9\); .*fewer --workers"
+    assert re.search(lost, told.splitlines()[-1]), told
+    assert "1 of 20 tomograms left out" in told.splitlines()[-1]
+    # Between its record and its message it was done already.
+    found = statuses(out)
+    assert found in (["done"] * 18 + ["failed", "left"], ["done"] * 19 + ["failed"])
+    imported = (out / "relion5" / "import_coords.star").read_text(encoding="utf-8")
+    assert len(re.findall(r"TS_\S+\.star", imported)) == found.count("done")
+
+
+def test_a_worker_that_dies_before_its_first_tomogram_costs_that_one_alone(
+    trained: Path, listed: Path, tmp_path: Path, environment: dict[str, str]
+) -> None:
+    out = tmp_path / "picks"
+    words = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "tomopicker", *map(str, words)],
+        env={**environment, "FORCE_COLOR": "1"},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    workers: list[int] = []
+    while process.poll() is None and not workers:
+        time.sleep(0.01)
+        workers = workers_of(process.pid)
+    os.kill(workers[0], signal.SIGKILL)
+    _, told = process.communicate(timeout=300)
+    assert process.returncode == 2
+    assert "(signal 9)" in told
+    assert "Traceback" not in told
+    # The only bar is that of all tomograms.
+    assert "picking" in told
+    assert "taking the peaks" not in told
     assert statuses(out) == ["done"] * 4 + ["failed", "left"]
+
+
+@pytest.mark.parametrize(
+    ("error", "text"),
+    [
+        (UnknownVoxelSizeError("TS_01.mrc: no voxel size"), "TS_01.mrc: no voxel size"),
+        (OSError(errno.ENOSPC, "No space left", "a.csv"), "No space left"),
+        (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
+        (RuntimeError("shapes differ"), "shapes differ"),
+    ],
+)
+def test_what_ends_a_worker_is_told_by_the_first_process(error: Exception, text: str) -> None:
+    sent = pickle.loads(pickle.dumps(_sendable(error)))
+    kinds = (InputError, OSError)
+    assert [isinstance(sent, kind) for kind in kinds] == [isinstance(error, kind) for kind in kinds]
+    assert is_out_of_memory(sent) == is_out_of_memory(error)
+    assert text in str(sent)
 
 
 def test_workers_take_the_gpus_in_turn_and_are_no_more_than_tomograms(

@@ -46,6 +46,8 @@ class Log:
     as_json: bool
     done: int = 0
     failures: list[str] = field(default_factory=list)
+    lost: list[str] = field(default_factory=list)
+    """Tomograms that are left because the process that picked them is gone, and why."""
 
     def add(self, record: Record, out: Path, *, already: bool = False) -> None:
         """Note a tomogram that is done."""

@@ -184,7 +184,7 @@ def pick(
                 devices = devices_of(model.device, workers, len(left))
                 if len(devices) > 1:
                     picking = pick_by_workers(
-                        left, devices, run, cut, memory=gigabytes, opening=opening
+                        left, devices, run, cut, memory=gigabytes, opening=opening, lost=log.lost
                     )
                 else:
                     picking = pick_all(left, model, opening, of=len(left), alone=len(jobs) == 1)
@@ -204,7 +204,9 @@ def pick(
             console.print(f"{log.total()}: see {out / SUMMARY}", soft_wrap=True)
         if log.failures:
             count_left_out = f"{len(log.failures)} of {len(mine)} tomograms left out"
-            raise InputError(f"{log.failures[0]} ({count_left_out})")
+            raise InputError("; ".join([*log.lost, f"{log.failures[0]} ({count_left_out})"]))
+        if log.lost:
+            raise InputError("; ".join(log.lost))
 
 
 def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import traceback
 from collections import deque
 from contextlib import contextmanager, suppress
 from multiprocessing.connection import Connection, wait
 from typing import IO, TYPE_CHECKING, TypeAlias, cast
 
-from tomopicker.errors import InputError, OutputError
+from tomopicker.errors import InputError, OutputError, is_out_of_memory
 
 if TYPE_CHECKING:
     from collections.abc import Generator, Iterator, Sequence
@@ -54,21 +55,23 @@ def pick_by_workers(
     *,
     memory: float | None,
     opening: Opening,
+    lost: list[str],
 ) -> Generator[Ended]:
     """Pick tomograms with a process for each device, which share the processor's threads.
 
-    They end when the generator does, be it closed or left by an error.
+    They end when the generator does, be it closed or left by an error. Where one is killed its
+    tomogram is left, the others go on, and `lost` is told.
 
     Raises
     ------
-    InputError
-        At the end, when a worker was lost with the tomogram that it was at.
     OutputError
         When something cannot be written.
+    InputError, OSError, MemoryError, RuntimeError
+        What ended a worker, as it would have ended picking in one process.
     """
     from tomopicker.cli.run import console, progress_bar
 
-    waiting, done, lost = deque(jobs), 0, []
+    waiting, done = deque(jobs), 0
     processes: dict[Connection, BaseProcess] = {}
     at: dict[Connection, Job] = {}
 
@@ -77,7 +80,7 @@ def pick_by_workers(
         if job is not None:
             at[worker] = job
         # One that was lost just now takes nothing, which is noticed when it is listened to.
-        with suppress(BrokenPipeError):
+        with suppress(ConnectionError):
             worker.send(job)
 
     try:
@@ -93,15 +96,16 @@ def pick_by_workers(
                     worker = cast("Connection", one)
                     try:
                         told = worker.recv()
-                    except EOFError:
+                    # Reset where it was killed with something that it had not read yet.
+                    except (EOFError, ConnectionError):
                         process = processes.pop(worker)
                         process.join()
                         if worker in at:
-                            lost.append(f"{at[worker].source.name} ({_how_it_ended(process)})")
+                            lost.append(_how_it_was_lost(at[worker], process))
                         continue
                     if isinstance(told, str):
                         console.print(told, end="", soft_wrap=True)
-                    elif isinstance(told, OutputError):
+                    elif isinstance(told, Exception):
                         raise told
                     else:
                         del at[worker]
@@ -114,11 +118,6 @@ def pick_by_workers(
             process.terminate()
         for process in processes.values():
             process.join()
-    if lost:
-        raise InputError(
-            f"the process that picked it was lost with {', '.join(lost)}: if memory was short, "
-            "give fewer --workers; the same command goes on"
-        )
 
 
 _Model: TypeAlias = "tuple[Path, Cut, str, float | None]"
@@ -144,16 +143,40 @@ def _work(connection: Connection, model: _Model, opening: Opening, of: int, tell
     from tomopicker.cli.run import console
 
     console.file = cast("IO[str]", _Sent(connection))
+    # FORCE_COLOR would have it take the pipe for a terminal: bars and colours are the first one's.
+    console._force_terminal = False
+    console.no_color = True
     run, cut, device, memory = model
     # Where the other process is gone there is nobody to pick for.
-    with terminable(), suppress(BrokenPipeError, EOFError):
-        read = read_model(run, cut, device=device, memory=memory)
-        jobs = iter(connection.recv, None)
+    with terminable(), suppress(ConnectionError):
         try:
-            for ended in pick_all(jobs, read, opening, of=of, tells=tells):
+            read = read_model(run, cut, device=device, memory=memory)
+            for ended in pick_all(_received(connection), read, opening, of=of, tells=tells):
                 connection.send(ended)
-        except OutputError as error:
-            connection.send(error)
+        except ConnectionError:
+            raise
+        except (InputError, OSError, MemoryError, RuntimeError) as error:
+            connection.send(_sendable(error))
+
+
+def _received(connection: Connection) -> Iterator[Job]:
+    """Take jobs until there are no more, or nobody who gives them."""
+    with suppress(EOFError):
+        while (job := connection.recv()) is not None:
+            yield job
+
+
+def _sendable(error: Exception) -> Exception:
+    """Reduce an error to what the other process can read whatever its class takes."""
+    if isinstance(error, OSError) and error.errno is not None:
+        return OSError(error.errno, error.strerror, error.filename)
+    if is_out_of_memory(error):
+        return MemoryError(str(error))
+    for kind in (OutputError, InputError, OSError):
+        if isinstance(error, kind):
+            return kind(str(error))
+    # A fault of ours, where the place counts.
+    return RuntimeError("".join(traceback.format_exception(error)))
 
 
 class _Sent:
@@ -190,6 +213,10 @@ def _inherited_by(workers: int) -> Iterator[None]:
             os.environ[variable] = before
 
 
-def _how_it_ended(process: BaseProcess) -> str:
+def _how_it_was_lost(job: Job, process: BaseProcess) -> str:
     code = process.exitcode or 0
-    return f"signal {-code}" if code < 0 else f"exit code {code}"
+    how = f"was killed (signal {-code})" if code < 0 else f"ended (exit code {code})"
+    return (
+        f"{job.source.name}: the process that picked it {how}; if memory was short, give fewer "
+        "--workers; the same command picks it"
+    )
