@@ -207,7 +207,7 @@ def test_whole_volume_scores_are_the_network_run_on_the_volume():
                        features.correlation])  # fmt: skip
     with torch.inference_mode():
         direct = network_of(checkpoint)(torch.from_numpy(volume)[None])[0].numpy()
-    np.testing.assert_allclose(_score(checkpoint, tomogram), direct, atol=1e-5)
+    np.testing.assert_allclose(_score(checkpoint, tomogram, filter_weight=0.0), direct, atol=1e-5)
 
 
 def test_the_papers_windows_are_scored_one_by_one_and_laid_side_by_side():
@@ -287,6 +287,28 @@ def _counted(function, calls):
         return function(*arguments, **named)
 
     return counted
+
+
+@pytest.mark.parametrize("method", ["whole", "windows"])
+def test_the_filter_counts_in_the_scores_by_its_weight(method):
+    checkpoint = _checkpoint(inference__method=method)
+    assert checkpoint.description.config.inference.filter_weight == 1.0  # as `default` has it
+    tomogram = replace(_tomogram(), mask=np.ones((21, 40, 35), dtype=np.uint8))
+    tomogram.mask[:, :, :9] = 0
+    plain, weighted = (
+        _score(checkpoint, tomogram, filter_weight=weight, method=method) for weight in (0.0, 2.5)
+    )
+    correlation = features_of(checkpoint, tomogram).correlation
+    assert correlation is not None
+    assert (plain[:, :, :9] == -np.inf).all()
+    assert (weighted[:, :, :9] == -np.inf).all()
+    added = weighted[:, :, 9:] - plain[:, :, 9:]
+    np.testing.assert_allclose(added, 2.5 * correlation[:, :, 9:].astype(np.float32), atol=1e-4)
+    # Without the channel there is nothing to add.
+    without = _checkpoint(network__filter_channel=False)
+    np.testing.assert_array_equal(
+        _score(without, tomogram, filter_weight=2.5), _score(without, tomogram, filter_weight=0.0)
+    )
 
 
 def test_where_a_mask_keeps_nothing_all_is_left_out():

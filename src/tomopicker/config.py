@@ -157,6 +157,9 @@ class Inference(Stage):
     0.5, or half of a GPU's."""
     flips: bool = False
     """Average the scores over the wedge-legal flips."""
+    filter_weight: NotNegative = 0.0
+    """Of the matched filter's correlation, in its standard deviations, in the scores: they are the
+    network's logits and this many times the correlation, where the network has its channel."""
 
 
 class Peaks(Stage):
@@ -302,7 +305,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
         "ema": 0.98,
         "keep": "last",
     },
-    "inference": {"method": "whole"},
+    "inference": {"method": "whole", "filter_weight": 1.0},
     "peaks": {"exclusion": 0.8, "smoothing": 0.1, "margin": 0.5, "subvoxel": True},
 }
 

@@ -92,13 +92,14 @@ def score_tiles(
 
     With `inference.method` "whole" the parts are tiles with a halo as wide as the network sees, so
     the scores do not depend on the tiles. With "windows" they are the non-overlapping windows of
-    the paper, padded with the mean at the far faces. Voxels without a finite value, and those that
-    a mask leaves out, score -inf.
+    the paper, padded with the mean at the far faces. With `inference.filter_weight` the filter's
+    correlation is added to the logits. Voxels without a finite value, and those that a mask leaves
+    out, score -inf.
 
     Yields
     ------
     tuple
-        The window of the volume, its logits ``z y x`` (float32), and the share of the work done.
+        The window of the volume, its scores ``z y x`` (float32), and the share of the work done.
     """
     if config.inference.method == "windows":
         parts = _score_windows(features, network, config, device)
@@ -114,6 +115,9 @@ def score_tiles(
         else:
             known = finite(np.asarray(features.data[at.slices]))
             scores = logits[:z, :y, :x]
+            weight = np.float32(config.inference.filter_weight)
+            if weight and features.correlation is not None:
+                scores = scores + weight * features.correlation[at.slices]
             if features.mask is not None:
                 scores = np.where(within(features.mask, features.shape, at), scores, -np.inf)
             yield at, scores if known is None else np.where(known, scores, -np.inf), done
@@ -127,7 +131,7 @@ def score(
     device: str = "cpu",
     progress: Callable[[float], None] = lambda _: None,
 ) -> NDArray[np.float32]:
-    """Score a whole tomogram: logits ``z y x``, float32. `progress` hears the share done."""
+    """Score a whole tomogram: ``z y x``, float32. `progress` hears the share done."""
     scores = np.empty(features.shape, dtype=np.float32)
     for window, logits, done in score_tiles(features, network, config, device=device):
         scores[window.slices] = logits
