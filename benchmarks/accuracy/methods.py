@@ -38,6 +38,7 @@ WITHOUT: dict[str, dict[str, object]] = {
     "average": {"training.ema": 0.0},
     "subvoxel": {"peaks.subvoxel": False, "peaks.smoothing": 0.0},
     "pu": {"objective.name": "pn"},
+    "filter-in-scores": {"inference.filter_weight": 0.0},
 }
 """Settings that switch one part of `default` off."""
 
@@ -139,11 +140,13 @@ def _default(name, clicks, seed, options, overrides):
     from tomopicker.training import calibrate
 
     tomogram, particles = _load(options, name, "train")
+    # Without the filter's channel nothing estimates the number, so it is told.
+    is_told = clicks is None or overrides.get("network.filter_channel") is False
     config = preset(
         "default",
         radius_angstrom=_radius(name),
         voxel_size=VOXEL_SIZE,
-        expected=None if clicks else len(particles) + 1,
+        expected=len(particles) + 1 if is_told else None,
         overrides={"training.seed": seed, **overrides},
     )
     validation = None if clicks else _load(options, name, "validation")
