@@ -179,7 +179,7 @@ def _of_one_run(run: Mapping[str, Any]) -> str:
     ]
     rows = []
     cost = "cpu_seconds" if run["device"] == "cpu" else "seconds"
-    least = [0.0] * len(run["stages"][_WHOLE][cost])
+    least = [0.0] * len(next(iter(run["stages"].values()))[cost])
     for name, stage in run["stages"].items():
         bound = _bound(stage, run["limits"], cost)
         if bound is not None:
