@@ -33,9 +33,9 @@ def listed(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def many(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A list of twenty tomograms: some are left when a signal comes after the first."""
+    """A list of ten tomograms: some are left when a signal comes after the first."""
     folder = tmp_path_factory.mktemp("many") / "data"
-    return make_tomograms(folder, simulated / "sim_0002.mrc", 20, broken=1)
+    return make_tomograms(folder, simulated / "sim_0002.mrc", 10, broken=1)
 
 
 def workers_of(process: int) -> list[int]:
@@ -130,7 +130,7 @@ def test_a_signal_ends_all_workers_and_the_same_command_goes_on(
     assert [path for path in out.rglob(".*") if path.suffix != ".unfinished"] == []
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 2, done.stderr
-    assert statuses(out) == ["done"] * 19 + ["failed"]
+    assert statuses(out) == ["done"] * 9 + ["failed"]
 
 
 def test_a_worker_that_is_killed_costs_its_tomogram_and_is_told(
@@ -153,10 +153,10 @@ def test_a_worker_that_is_killed_costs_its_tomogram_and_is_told(
     assert process.returncode == 2
     lost = r"TS_\d+\S*: the process that picked it was killed \(signal 9\); .*fewer --workers"
     assert re.search(lost, told.splitlines()[-1]), told
-    assert "1 of 20 tomograms left out" in told.splitlines()[-1]
+    assert "1 of 10 tomograms left out" in told.splitlines()[-1]
     # Between its record and its message it was done already.
     found = statuses(out)
-    assert found in (["done"] * 18 + ["failed", "left"], ["done"] * 19 + ["failed"])
+    assert found in (["done"] * 8 + ["failed", "left"], ["done"] * 9 + ["failed"])
     imported = (out / "relion5" / "import_coords.star").read_text(encoding="utf-8")
     assert len(re.findall(r"TS_\S+\.star", imported)) == found.count("done")
 
