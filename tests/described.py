@@ -1,8 +1,11 @@
-"""What a small checkpoint says of itself, for the tests that read and damage such."""
+"""What a small checkpoint, or a list of picks, says of itself."""
+
+from typing import Any
 
 from tomopicker.calibrate import Calibration
 from tomopicker.checkpoint import Description, Priors
 from tomopicker.config import preset
+from tomopicker.io.record import Origin, Record
 
 
 def describe(radius: int, profile: tuple[float, ...], history: tuple[dict, ...]) -> Description:
@@ -34,3 +37,19 @@ def describe(radius: int, profile: tuple[float, ...], history: tuple[dict, ...])
         epoch=len(history),
         history=history,
     )
+
+
+def record_of(name: str, **facts: Any) -> Record:
+    """Record how a tomogram of 10 Å was picked; `facts` are shape, picks and what differs."""
+    usual = {
+        "command": f"tomopicker pick run {name}.mrc --out picks",
+        "finished": "2026-01-02T03:04:05+0000",
+        "seconds": 12.0,
+        "device": "cpu",
+        "path": f"data/{name}.mrc",
+        "voxel_size": 10.0,
+        "scored_voxel_size": 10.0,
+        "origin": Origin(checkpoint="ab", tomogram=()),
+        "threshold": None,
+    }
+    return Record.model_validate({**usual, "tomogram": name, **facts})

@@ -9,10 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conftest import Command
+from described import record_of
 from tomopicker.errors import InputError
 from tomopicker.io.candidates import Candidates, candidates_path, write_candidates
 from tomopicker.io.particles import read_particles
-from tomopicker.io.record import Origin, Record, record_path, write_record
+from tomopicker.io.record import Origin, record_path, write_record
 from tomopicker.kinds import CONTACT, Kind, settle
 from tomopicker.types import Particles
 
@@ -153,20 +154,12 @@ def picked(
     )
     write_record(
         record_path(folder, name),
-        Record(
-            command="tomopicker pick",
-            finished="2026-01-02T03:04:05+0000",
-            seconds=1.0,
-            device="cpu",
-            tomogram=name,
-            path=f"{name}.mrc",
+        record_of(
+            name,
             shape=shape,
-            voxel_size=10.0,
-            scored_voxel_size=10.0,
             radius_angstrom=radius,
             origin=Origin(checkpoint="ab", tomogram=(), formats=formats),
             picks=len(voxels) - 1,
-            threshold=None,
         ),
         overwrite=True,
     )

@@ -10,12 +10,13 @@ import numpy as np
 import pytest
 
 from conftest import Outcome
+from described import record_of
 from tomopicker.calibrate import Calibration
 from tomopicker.checkpoint import Description, Priors
 from tomopicker.config import preset
 from tomopicker.errors import InputError
 from tomopicker.io.candidates import Candidates, read_candidates
-from tomopicker.io.record import Origin, Record, RecordedCount, RecordedHistogram
+from tomopicker.io.record import RecordedCount, RecordedHistogram
 from tomopicker.report import cubes, distributions, pictures
 from tomopicker.report.concerns import Findings, concerns
 from tomopicker.report.page import MOST_SHOWN, Reported, RunFacts, render_report
@@ -130,17 +131,9 @@ def reported(
     """What `pick` would leave of a tomogram whose picks are the first `count` places."""
     count = len(places) if count is None else count
     scores = np.linspace(9, 1, len(places))
-    record = Record(
-        command="tomopicker pick run TS_1.mrc --out picks",
-        finished="2026-01-02T03:04:05+0000",
-        seconds=12.0,
-        device="cpu",
-        tomogram=name,
-        path=f"data/{name}.mrc",
+    record = record_of(
+        name,
         shape=volume.shape,
-        voxel_size=10.0,
-        scored_voxel_size=10.0,
-        origin=Origin(checkpoint="ab", tomogram=()),
         picks=count,
         threshold=float(scores[count - 1]) if count else None,
         estimated=RecordedCount(estimate=41.4, low=33.0, high=52.0) if calibrated else None,

@@ -10,18 +10,15 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
-from conftest import Outcome
+from conftest import Command
 from killing import contents, make_tomograms
 from tomopicker.cli.workers import _sendable, devices_of
 from tomopicker.errors import InputError, UnknownVoxelSizeError, is_out_of_memory
-
-Command = Callable[..., Outcome]
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +33,31 @@ def many(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A list of ten tomograms: some are left when a signal comes after the first."""
     folder = tmp_path_factory.mktemp("many") / "data"
     return make_tomograms(folder, simulated / "sim_0002.mrc", 10, broken=1)
+
+
+def with_two(run: Path, tomograms: Path, out: Path) -> list[str]:
+    """Command that picks with two workers."""
+    words = ("pick", run, tomograms, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
+    return [sys.executable, "-m", "tomopicker", *map(str, words)]
+
+
+def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
+    """Start a command as a terminal does: in a group of its own, which Ctrl-C ends."""
+    return subprocess.Popen(
+        command,
+        env=environment,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+
+
+def await_the_first(process: subprocess.Popen[str], out: Path) -> None:
+    """Wait until a tomogram is done."""
+    while process.poll() is None and not list(out.glob("TS_*.json")):
+        time.sleep(0.01)
 
 
 def workers_of(process: int) -> list[int]:
@@ -103,19 +125,9 @@ def test_a_signal_ends_all_workers_and_the_same_command_goes_on(
     code: int,
 ) -> None:
     out = tmp_path / "picks"
-    words = ("pick", trained, many, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
-    command = [sys.executable, "-m", "tomopicker", *map(str, words)]
-    process = subprocess.Popen(
-        command,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell that runs the tests in the background has its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    while process.poll() is None and not list(out.glob("TS_*.json")):
-        time.sleep(0.01)
+    command = with_two(trained, many, out)
+    process = start(command, environment)
+    await_the_first(process, out)
     # As a terminal does, to all processes; a scheduler's may come to the first one alone.
     if number == signal.SIGINT:
         os.killpg(process.pid, number)
@@ -137,15 +149,8 @@ def test_a_worker_that_is_killed_costs_its_tomogram_and_is_told(
     trained: Path, many: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     out = tmp_path / "picks"
-    words = ("pick", trained, many, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tomopicker", *map(str, words)],
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-    )
-    while process.poll() is None and not list(out.glob("TS_*.json")):
-        time.sleep(0.01)
+    process = start(with_two(trained, many, out), environment)
+    await_the_first(process, out)
     workers = workers_of(process.pid)
     assert len(workers) == 2
     os.kill(workers[0], signal.SIGKILL)
@@ -165,13 +170,7 @@ def test_a_worker_that_dies_before_its_first_tomogram_costs_that_one_alone(
     trained: Path, listed: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     out = tmp_path / "picks"
-    words = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "tomopicker", *map(str, words)],
-        env={**environment, "FORCE_COLOR": "1"},
-        stderr=subprocess.PIPE,
-        text=True,
-    )
+    process = start(with_two(trained, listed, out), {**environment, "FORCE_COLOR": "1"})
     workers: list[int] = []
     while process.poll() is None and not workers:
         time.sleep(0.01)

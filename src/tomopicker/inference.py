@@ -105,6 +105,7 @@ def score_tiles(
         parts = _score_windows(features, network, config, device)
     else:
         parts = _score_whole(features, network, config, device)
+    weight = np.float32(config.inference.filter_weight)
     for window, logits, done in parts:
         at = inside(window, features.shape)
         z, y, x = at.shape
@@ -115,7 +116,6 @@ def score_tiles(
         else:
             known = finite(np.asarray(features.data[at.slices]))
             scores = logits[:z, :y, :x]
-            weight = np.float32(config.inference.filter_weight)
             if weight and features.correlation is not None:
                 scores = scores + weight * features.correlation[at.slices]
             if features.mask is not None:

@@ -32,6 +32,11 @@ class _Folder:
     records: dict[str, Record]
     """By the tomogram's name."""
 
+    def lists(self, out: Path, tomogram: str) -> dict[str, Path]:
+        """Where its lists of a tomogram go, by format; those that it was picked in."""
+        formats = ("csv", *self.records[tomogram].origin.formats)
+        return {format: _place(out, self.kind, format, tomogram) for format in formats}
+
 
 def merge(
     folders: Annotated[
@@ -164,9 +169,9 @@ def _merge_one(name: str, kinds: Sequence[_Folder], out: Path) -> list[tuple[str
     kept = [kind.picks.select(stays) for kind, stays in zip(found, stay, strict=True)]
     for folder, kind, picks in zip(kinds, found, kept, strict=True):
         record = folder.records[name]
-        for format in ("csv", *record.origin.formats):
+        for format, place in folder.lists(out, name).items():
             write_particles(
-                _place(out, folder.kind, format, name),
+                place,
                 replace(picks, tomograms=(name,) * len(picks)),
                 format=format,
                 shape=record.shape,
@@ -220,10 +225,7 @@ def _planned(kinds: Sequence[_Folder], out: Path) -> list[Path]:
     """All lists that are going to be written."""
     of_all = [out / f"{name}.csv" for kind in kinds for name in kind.records]
     return of_all + [
-        _place(out, kind.kind, format, name)
-        for kind in kinds
-        for name, record in kind.records.items()
-        for format in ("csv", *record.origin.formats)
+        place for kind in kinds for name in kind.records for place in kind.lists(out, name).values()
     ]
 
 

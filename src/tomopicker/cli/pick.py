@@ -202,11 +202,12 @@ def pick(
             console.print(f"To judge the picks open {out / REPORT}", soft_wrap=True)
         if len(jobs) > 1:
             console.print(f"{log.total()}: see {out / SUMMARY}", soft_wrap=True)
+        problems = list(log.lost)
         if log.failures:
             count_left_out = f"{len(log.failures)} of {len(mine)} tomograms left out"
-            raise InputError("; ".join([*log.lost, f"{log.failures[0]} ({count_left_out})"]))
-        if log.lost:
-            raise InputError("; ".join(log.lost))
+            problems.append(f"{log.failures[0]} ({count_left_out})")
+        if problems:
+            raise InputError("; ".join(problems))
 
 
 def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
