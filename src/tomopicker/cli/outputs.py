@@ -166,6 +166,11 @@ class Outputs:
         from tomopicker.io.record import write_record
         from tomopicker.io.tomograms import write_volume
 
+        if self.mask is not None and tomogram.mask is not None:
+            voxel_size = tomogram.voxel_size * tomogram.shape[0] / tomogram.mask.shape[0]
+            write_volume(self.mask, tomogram.mask, voxel_size=voxel_size, overwrite=True)
+        # The slowest first: a process that is killed then leaves no list without its record.
+        self._draw(tomogram, picked, radius_angstrom)
         for name, path in self.others.items():
             write_particles(
                 path,
@@ -177,10 +182,6 @@ class Outputs:
                 radius=radius_angstrom,
                 overwrite=True,
             )
-        if self.mask is not None and tomogram.mask is not None:
-            voxel_size = tomogram.voxel_size * tomogram.shape[0] / tomogram.mask.shape[0]
-            write_volume(self.mask, tomogram.mask, voxel_size=voxel_size, overwrite=True)
-        self._draw(tomogram, picked, radius_angstrom)
         self._write_candidates(picked)
         table = replace(picked.particles, tomograms=())
         write_particles(self.csv, table, format="csv", overwrite=True)
