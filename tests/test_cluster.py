@@ -16,6 +16,7 @@ import pytest
 from conftest import SHORT, Outcome
 from tomopicker.cluster import Profile, Submitted, Work, read_profile, submit
 from tomopicker.errors import InputError
+from tomopicker.signals import handling
 
 Command = Callable[..., Outcome]
 
@@ -250,6 +251,19 @@ def test_what_sbatch_refuses_is_told(
     assert done.code == 2
     assert "sbatch: invalid partition: gpu; mend the profile" in done.errors[-1]
     assert Submitted.read(tmp_path / "picks") is None
+
+
+def test_jobs_that_were_submitted_during_ctrl_c_are_noted(
+    tomopicker: Command, trained: Path, simulated: Path, asked: Path, slurm: Path, tmp_path: Path
+) -> None:
+    (slurm / "sbatch").write_text("#!/bin/sh\nkill -INT $PPID\necho Submitted batch job 42\n")
+    # A shell that runs the tests in the background has them ignore it.
+    with handling(signal.default_int_handler, signal.SIGINT):
+        done = tomopicker("pick", trained, simulated, "--out", tmp_path / "picks", "--slurm", asked)
+    assert done.code == 130
+    submitted = Submitted.read(tmp_path / "picks")
+    assert submitted is not None
+    assert submitted.job == "42"
 
 
 def test_states_are_counted_until_all_jobs_have_ended(slurm: Path) -> None:

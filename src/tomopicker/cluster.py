@@ -12,6 +12,7 @@ import math
 import os
 import re
 import shutil
+import signal
 import stat
 import subprocess
 import sys
@@ -28,7 +29,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 
 from tomopicker.errors import InputError
 from tomopicker.io.whole import whole_file
-from tomopicker.signals import STOPPING
+from tomopicker.signals import STOPPING, held
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -382,19 +383,21 @@ def submit(
         wckey=None,
         additional_parameters=profile.options(),
     )
-    try:
-        with _plain_environment(profile), executor.batch():
-            jobs = [executor.submit(work) for work in works]
-    except (FailedJobError, FailedSubmissionError) as error:
-        raise InputError(f"sbatch: {error}; mend the profile") from error
-    submitted = Submitted(
-        job=jobs[0].job_id.partition("_")[0],
-        name=name,
-        jobs=len(jobs),
-        arguments=tuple(arguments),
-    )
-    with whole_file(folder / _SUBMITTED, overwrite=True) as temporary:
-        temporary.write_text(submitted.model_dump_json() + "\n", encoding="utf-8")
+    # Jobs that nobody noted could be neither watched nor cancelled.
+    with held(signal.SIGINT, signal.SIGTERM):
+        try:
+            with _plain_environment(profile), executor.batch():
+                jobs = [executor.submit(work) for work in works]
+        except (FailedJobError, FailedSubmissionError) as error:
+            raise InputError(f"sbatch: {error}; mend the profile") from error
+        submitted = Submitted(
+            job=jobs[0].job_id.partition("_")[0],
+            name=name,
+            jobs=len(jobs),
+            arguments=tuple(arguments),
+        )
+        with whole_file(folder / _SUBMITTED, overwrite=True) as temporary:
+            temporary.write_text(submitted.model_dump_json() + "\n", encoding="utf-8")
     return submitted
 
 

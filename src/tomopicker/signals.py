@@ -27,3 +27,13 @@ def handling(
     finally:
         for each, earlier in before.items():
             signal.signal(each, earlier)
+
+
+@contextmanager
+def held(*signals: signal.Signals) -> Iterator[None]:
+    """Have some signals wait until the end of what is inside, and of the programs it starts."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

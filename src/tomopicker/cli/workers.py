@@ -5,6 +5,7 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
+import sys
 import traceback
 from collections import deque
 from contextlib import contextmanager, suppress
@@ -147,23 +148,33 @@ def _work(connection: Connection, model: _Model, opening: Opening, of: int, tell
     console._force_terminal = False
     console.no_color = True
     run, cut, device, memory = model
-    # Where the other process is gone there is nobody to pick for.
-    with terminable(), suppress(ConnectionError):
+    with terminable():
         try:
             read = read_model(run, cut, device=device, memory=memory)
             for ended in pick_all(_received(connection), read, opening, of=of, tells=tells):
-                connection.send(ended)
-        except ConnectionError:
-            raise
+                _send(connection, ended)
         except (InputError, OSError, MemoryError, RuntimeError) as error:
-            connection.send(_sendable(error))
+            _send(connection, _sendable(error))
+
+
+def _send(connection: Connection, what: object) -> None:
+    """Send something; end this process where the other is gone: there is nobody to pick for."""
+    try:
+        connection.send(what)
+    except ConnectionError:
+        sys.exit()
 
 
 def _received(connection: Connection) -> Iterator[Job]:
     """Take jobs until there are no more, or nobody who gives them."""
-    with suppress(EOFError):
-        while (job := connection.recv()) is not None:
-            yield job
+    while True:
+        try:
+            job = connection.recv()
+        except (EOFError, ConnectionError):
+            return
+        if job is None:
+            return
+        yield job
 
 
 def _sendable(error: Exception) -> Exception:
@@ -187,7 +198,7 @@ class _Sent:
 
     def write(self, text: str) -> int:
         if text:
-            self._connection.send(text)
+            _send(self._connection, text)
         return len(text)
 
     def flush(self) -> None:
