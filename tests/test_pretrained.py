@@ -58,8 +58,15 @@ def test_another_network_is_refused_with_the_remedy(change, named):
 def test_default_starts_from_them_unless_its_network_is_another_one(overrides, start):
     settings = preset("default", radius_angstrom=120, voxel_size=20.0, overrides=overrides)
     assert settings.training.start == start
+    assert settings.training.epochs == (10 if start == "pretrained" else 20)
     if start == "pretrained":
         build(settings.network).load_state_dict(pretrained_weights(settings.network))
+
+
+def test_an_asked_number_of_epochs_is_kept_with_random_weights():
+    overrides = {"training.start": "random", "training.epochs": 3}
+    settings = preset("default", radius_angstrom=120, voxel_size=20.0, overrides=overrides)
+    assert settings.training.epochs == 3
 
 
 @pytest.fixture(scope="module")

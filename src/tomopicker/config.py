@@ -118,7 +118,7 @@ class Training(Stage):
     """Windows in one step."""
     start: Literal["random", "pretrained"] = "random"
     """First weights: random, or learned on simulations of many particles and shipped with it. With
-    another network than its own `default` starts at random."""
+    another network than its own `default` starts at random, and takes 20 epochs."""
     start_worth: NotNegative = 0.0
     """Clicks that pretrained first weights are worth: the weights kept after n clicks are a mean of
     the trained and the first ones, in the proportion of n to this."""
@@ -276,14 +276,22 @@ def preset(
         raise InputError(
             f"{where or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
         ) from error
-    if name == "default" and "training.start" not in (overrides or {}):
+    if name == "default":
+        given = overrides or {}
+        update: dict[str, Any] = {}
         # The shipped weights are of one network, and of any dropout, which has no weights.
         shipped = Network.model_validate(_DEFAULT["network"] | {"dropout": config.network.dropout})
-        if config.network != shipped:
-            training = config.training.model_copy(update={"start": "random"})
-            config = config.model_copy(update={"training": training})
+        if "training.start" not in given and config.network != shipped:
+            update["start"] = "random"
+        start = update.get("start", config.training.start)
+        if "training.epochs" not in given and start == "random":
+            update["epochs"] = _EPOCHS_FROM_RANDOM
+        config = config.model_copy(update={"training": config.training.model_copy(update=update)})
     return config
 
+
+_EPOCHS_FROM_RANDOM = 20
+"""Of `default`, where nothing is learned beforehand."""
 
 _DEFAULT: dict[str, dict[str, Any]] = {
     "preprocessing": {"working_radius": 8.0},
@@ -299,7 +307,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
     "training": {
         "start": "pretrained",
         "start_worth": 20.0,
-        "epochs": 20,
+        "epochs": 10,
         "batch": 6,
         "schedule": "cosine",
         "ema": 0.98,
