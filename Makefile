@@ -15,8 +15,10 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
 
+# A process for each core, of one thread; a module's tests share what they set up.
 test: $(DEVELOPED)
-	$(BIN)/python -m pytest --cov --cov-fail-under=90
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --cov \
+	  --cov-fail-under=90
 
 # napari and Qt are large, and no part of the other tests, which skip these.
 test-napari: $(DEVELOPED)

@@ -353,7 +353,7 @@ def test_a_full_disk_ends_picking_without_a_part_of_a_list(
     out = tmp_path / "picks"
     with file_size_limit(100):
         done = tomopicker("pick", trained, simulated / "sim_0002.mrc", "--count", 20, "--out", out)
-    assert_refused(done, "sim_0002.star: cannot be written", "free some space")
+    assert_refused(done, "sim_0002.png: cannot be written", "free some space")
     left = {path.name for path in out.rglob("*") if path.is_file()}
     # What says that it was begun, and what says that it is not done.
     assert left == {".sim_0002.unfinished", "summary.csv"}
