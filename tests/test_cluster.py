@@ -9,6 +9,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -253,13 +254,24 @@ def test_what_sbatch_refuses_is_told(
     assert Submitted.read(tmp_path / "picks") is None
 
 
+@pytest.mark.parametrize("threads", [0, 2], ids=["alone", "with other threads"])
 def test_jobs_that_were_submitted_during_ctrl_c_are_noted(
-    tomopicker: Command, trained: Path, simulated: Path, asked: Path, slurm: Path, tmp_path: Path
+    tomopicker: Command,
+    trained: Path,
+    simulated: Path,
+    asked: Path,
+    slurm: Path,
+    tmp_path: Path,
+    threads: int,
 ) -> None:
     (slurm / "sbatch").write_text("#!/bin/sh\nkill -INT $PPID\necho Submitted batch job 42\n")
     # A shell that runs the tests in the background has them ignore it.
-    with handling(signal.default_int_handler, signal.SIGINT):
+    ended = threading.Event()
+    with handling(signal.default_int_handler, signal.SIGINT), ThreadPoolExecutor() as others:
+        for _ in range(threads):
+            others.submit(ended.wait)
         done = tomopicker("pick", trained, simulated, "--out", tmp_path / "picks", "--slurm", asked)
+        ended.set()
     assert done.code == 130
     submitted = Submitted.read(tmp_path / "picks")
     assert submitted is not None
