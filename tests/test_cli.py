@@ -517,6 +517,14 @@ def test_sigterm_stops_like_ctrl_c(
     assert signal.getsignal(signal.SIGTERM) == before
 
 
+def test_quiet_training_says_nothing_and_logs_all(
+    tomopicker: Command, simulated: Path, tmp_path: Path
+) -> None:
+    done = tomopicker(*learn(simulated, tmp_path / "run", "--quiet"))
+    assert (done.code, done.stdout, done.stderr) == (0, "", "")
+    assert "Done. Pick with" in (tmp_path / "run" / "log.txt").read_text()
+
+
 def test_ctrl_c_during_training_leaves_a_checkpoint_that_picks(
     tomopicker: Command, simulated: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:

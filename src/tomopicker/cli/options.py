@@ -30,3 +30,5 @@ Slurm = Annotated[
 ]
 
 Detach = Annotated[bool, typer.Option("--detach", help="With --slurm: submit, and do not watch.")]
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import typer
 
-from tomopicker.cli.options import Detach, Device, Mask, Slurm, VoxelSize
+from tomopicker.cli.options import Detach, Device, Mask, Quiet, Slurm, VoxelSize
 from tomopicker.cli.report import REPORT, write_report
 from tomopicker.errors import InputError
 
@@ -71,7 +71,7 @@ def pick(
     as_json: Annotated[
         bool, typer.Option("--json", help="Print a line of JSON for each tomogram.")
     ] = False,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")] = False,
+    quiet: Quiet = False,
     device: Device = "auto",
     workers: Annotated[
         int | None,

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from tomopicker.cli.options import Detach, Device, Mask, Slurm, VoxelSize
+from tomopicker.cli.options import Detach, Device, Mask, Quiet, Slurm, VoxelSize
 from tomopicker.cli.units import parse_length
 from tomopicker.errors import InputError
 
@@ -116,6 +116,7 @@ def train(
     ] = False,
     slurm: Slurm = None,
     detach: Detach = False,
+    quiet: Quiet = False,
     device: Device = "auto",
 ) -> None:
     """Learn to find a particle from a few clicked ones."""
@@ -138,7 +139,7 @@ def train(
 
     parallel.join()
     is_first = parallel.number() == 0
-    console.quiet = not is_first
+    console.quiet = quiet or not is_first
     with parallel.failing_together():
         profile = read_cluster(slurm, detach=detach)
         if profile is not None and parallel.processes() > 1:
