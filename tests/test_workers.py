@@ -56,7 +56,9 @@ def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[s
 
 def await_the_first(process: subprocess.Popen[str], out: Path) -> None:
     """Wait until a tomogram is done."""
+    deadline = time.monotonic() + 180
     while process.poll() is None and not list(out.glob("TS_*.json")):
+        assert time.monotonic() < deadline
         time.sleep(0.01)
 
 
