@@ -30,8 +30,9 @@ if TYPE_CHECKING:
     from tomopicker.task import Task
     from tomopicker.types import Particles, Shape
 
-TRAINED = (56, 176, 176)
-"""Voxels ``z y x`` of 20 Å of the simulated tomogram that training is measured on."""
+
+_VOXELS_EACH = 9600
+"""Of a training tomogram, for each of its particles."""
 
 
 def with_voxels(
@@ -109,7 +110,7 @@ def with_clicks(
 
 
 def of_training(
-    *, steps: int, paper_steps: int, to_the_end: bool, device: str = "cpu"
+    shape: Shape, *, steps: int, paper_steps: int, to_the_end: bool, device: str = "cpu"
 ) -> dict[str, Any]:
     """Train `default` and `paper` for some steps on the same tomogram and clicks.
 
@@ -117,16 +118,22 @@ def of_training(
 
     Parameters
     ----------
+    shape
+        Voxels ``z y x``, of 20 Å, of the simulated tomogram.
     to_the_end
         Whether `default` is also trained to its end, validated and calibrated.
     """
     settings = Simulation(
-        shape=TRAINED, voxel_size=20.0, radius_angstrom=145.0, particles=180, contact=0.65
+        shape=shape,
+        voxel_size=20.0,
+        radius_angstrom=145.0,
+        particles=int(np.prod(shape)) // _VOXELS_EACH,
+        contact=0.65,
     )
     made = simulate(settings, rng=np.random.default_rng(0))
     tomogram = Tomogram(name="simulated", data=made.volume, voxel_size=20.0)
     clicks = made.particles.select(np.arange(100))
-    results: dict[str, Any] = {"shape": list(TRAINED), "clicks": len(clicks), "device": device}
+    results: dict[str, Any] = {"shape": list(shape), "clicks": len(clicks), "device": device}
     for name, measured in (("default", steps), ("paper", paper_steps)):
         task = _task(name, tomogram, clicks)
         planned = task.config.training.epochs * _steps_per_epoch(task)
@@ -148,7 +155,7 @@ def _task(name: str, tomogram: Tomogram, clicks: Particles) -> Task:
         "default" if name == "default" else "paper",
         radius_angstrom=145.0,
         voxel_size=20.0,
-        expected=None if name == "default" else 180,
+        expected=None if name == "default" else tomogram.data.size // _VOXELS_EACH,
     )
     return prepare(config, [(tomogram, clicks)])
 

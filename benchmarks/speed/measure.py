@@ -58,6 +58,8 @@ class Plan:
     clicks: tuple[int, ...] = (25, 100, 400, 1600)
     clicked: float = 8.0
     """Million voxels of the tomogram with the clicks."""
+    trained: tuple[Shape, ...] = ((56, 176, 176), (100, 400, 400))
+    """Tomograms that training is measured on."""
     steps: int = 15
     paper_steps: int = 2
     to_the_end: bool = True
@@ -75,6 +77,7 @@ QUICK = Plan(
     picks=(100, 1000, 10_000),
     clicks=(25, 100, 400),
     clicked=2.0,
+    trained=((56, 176, 176),),
     steps=4,
     paper_steps=1,
     to_the_end=False,
@@ -148,9 +151,15 @@ def _sections(
         ),
         "picks": lambda: growth.with_picks(plan.peaks[0][0], plan.picks, repeats=repeats),
         "clicks": lambda: growth.with_clicks(work, plan.clicked, plan.clicks, repeats=repeats),
-        "training": lambda: growth.of_training(
-            steps=plan.steps, paper_steps=plan.paper_steps, to_the_end=plan.to_the_end
-        ),
+        "training": lambda: [
+            growth.of_training(
+                shape,
+                steps=plan.steps,
+                paper_steps=plan.paper_steps,
+                to_the_end=plan.to_the_end,
+            )
+            for shape in plan.trained
+        ],
         "cuda": lambda: _cuda(plan, model, file, work, threads[-1]),
     }
 
@@ -185,6 +194,7 @@ def _cuda(plan: Plan, model: Path, file: Path, work: Path, threads: int) -> dict
             model, file, work, threads=threads, repeats=plan.repeats, device="cuda"
         ),
         "training": growth.of_training(
+            plan.trained[0],
             steps=plan.steps,
             paper_steps=plan.paper_steps,
             to_the_end=plan.to_the_end,

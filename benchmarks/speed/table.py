@@ -28,6 +28,8 @@ START_SECONDS, PEAKS_RATIO, LINEAR = 0.5, 100.0, 1.1
 PICKED_SECONDS, PICKED_VOXELS, BESIDE_BYTES = 300.0, 480e6, 2e9
 """And for picking: seconds for a tomogram of so many voxels or more; and of any size the bytes
 beside the file and one volume of scores."""
+TRAINING_RATIO = 50
+"""And for training: CPU time of all steps of `paper` to that of `default`, to its end."""
 
 _LIMITS = {
     "matrix product": ("matrix product (float32)", 1e9, "GFLOP/s"),
@@ -63,7 +65,7 @@ def tables(results: Mapping[str, Any]) -> dict[str, str]:
         "voxels": _voxels,
         "picks": lambda rows: _counts(rows, "picks", "µs for each pick"),
         "clicks": lambda rows: _counts(rows, "clicks", "µs for each click"),
-        "training": _training,
+        "training": lambda results: "\n\n".join(map(_training, results)),
         "cuda": _cuda,
     }
     made = {"run": _run(results), "goals": _goals(results)}
@@ -136,6 +138,17 @@ def _goals(results: Mapping[str, Any]) -> str:
                 f"{_spread(row['seconds'])} s",
                 met=median(row["seconds"]) <= PICKED_SECONDS,
             )
+    for result in results.get("training", []):
+        if "to_the_end" not in result["default"]:
+            continue
+        paper = result["paper"]["planned_steps"] * median(result["paper"]["cpu_seconds"])
+        ratio = paper / result["default"]["to_the_end"]["cpu_seconds"][0]
+        add(
+            f"`default` trained on {_by(result['shape'])} voxels in a {TRAINING_RATIO:g}th of the "
+            "CPU time of `paper`",
+            f"1 / {ratio:.0f}",
+            met=ratio >= TRAINING_RATIO,
+        )
     beside = [one for row in results.get("voxels", []) for one in _beside(row)]
     if beside:
         add(
