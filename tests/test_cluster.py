@@ -17,7 +17,7 @@ import pytest
 from conftest import SHORT, Outcome
 from tomopicker.cluster import Profile, Submitted, Work, read_profile, submit
 from tomopicker.errors import InputError
-from tomopicker.signals import handling
+from tomopicker.signals import handling, held
 
 Command = Callable[..., Outcome]
 
@@ -254,28 +254,51 @@ def test_what_sbatch_refuses_is_told(
     assert Submitted.read(tmp_path / "picks") is None
 
 
-@pytest.mark.parametrize("threads", [0, 2], ids=["alone", "with other threads"])
-def test_jobs_that_were_submitted_during_ctrl_c_are_noted(
-    tomopicker: Command,
+@pytest.mark.parametrize("name", ["INT", "TERM", "HUP"])
+def test_signals_wait_until_the_jobs_that_are_being_submitted_are_noted(
     trained: Path,
     simulated: Path,
     asked: Path,
     slurm: Path,
     tmp_path: Path,
-    threads: int,
+    environment: dict[str, str],
+    name: str,
 ) -> None:
-    (slurm / "sbatch").write_text("#!/bin/sh\nkill -INT $PPID\necho Submitted batch job 42\n")
-    # A shell that runs the tests in the background has them ignore it.
-    ended = threading.Event()
-    with handling(signal.default_int_handler, signal.SIGINT), ThreadPoolExecutor() as others:
-        for _ in range(threads):
-            others.submit(ended.wait)
-        done = tomopicker("pick", trained, simulated, "--out", tmp_path / "picks", "--slurm", asked)
-        ended.set()
-    assert done.code == 130
-    submitted = Submitted.read(tmp_path / "picks")
+    submit = f"sleep 0.2; echo Submitted batch job 42; touch {slurm}/submitted"
+    (slurm / "sbatch").write_text(f"#!/bin/sh\nkill -{name} $PPID\n{submit}\n")
+    out = tmp_path / "picks"
+    words = ("pick", trained, simulated, "--out", out, "--slurm", asked)
+    ended = subprocess.run(
+        [sys.executable, "-m", "tomopicker", *map(str, words)],
+        env=environment | {"PATH": os.environ["PATH"]},
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+        # A shell that runs the tests in the background has its children ignore Ctrl-C.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
+    assert ended.returncode == {"INT": 130, "TERM": 143, "HUP": -signal.SIGHUP}[name]
+    assert (slurm / "submitted").exists()
+    submitted = Submitted.read(out)
     assert submitted is not None
     assert submitted.job == "42"
+    said = (slurm / "said").read_text() if (slurm / "said").exists() else ""
+    assert ("scancel 42" in said) == (name == "INT")
+    assert ("Cancelled job 42" in ended.stderr) == (name == "INT")
+
+
+def test_a_signal_that_another_thread_is_given_waits_too() -> None:
+    came: list[int] = []
+    with (
+        ThreadPoolExecutor(1) as other,
+        handling(lambda number, _: came.append(number), signal.SIGUSR1),
+    ):
+        thread = other.submit(threading.get_ident).result()
+        with held(signal.SIGUSR1):
+            signal.pthread_kill(thread, signal.SIGUSR1)
+            other.submit(time.sleep, 0.05).result()
+            assert not came
+        assert came == [signal.SIGUSR1]
 
 
 def test_states_are_counted_until_all_jobs_have_ended(slurm: Path) -> None:

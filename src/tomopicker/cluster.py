@@ -384,7 +384,8 @@ def submit(
         additional_parameters=profile.options(),
     )
     # Jobs that nobody noted could be neither watched nor cancelled.
-    with held(signal.SIGINT, signal.SIGTERM):
+    with held(signal.SIGINT, signal.SIGHUP, *STOPPING):
+        (folder / _SUBMITTED).unlink(missing_ok=True)
         try:
             with _plain_environment(profile), executor.batch():
                 jobs = [executor.submit(work) for work in works]

@@ -31,15 +31,20 @@ def handling(
 
 @contextmanager
 def held(*signals: signal.Signals) -> Iterator[None]:
-    """Have some signals wait until the end of what is inside, and of the programs it starts."""
+    """Keep some signals back until the end of what is inside; programs that it starts get none.
+
+    Only on systems that are like Unix.
+    """
     came: list[int] = []
-    # The programs inherit the mask. Another thread, which has none, may be given a signal all the
-    # same, so this process needs a handler, too.
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
     try:
         with handling(lambda number, _: came.append(number), *signals):
-            yield
+            # The programs inherit the mask. Another thread, which has none, may be given a signal
+            # all the same, so this process needs the handler, too.
+            before = signal.pthread_sigmask(signal.SIG_BLOCK, signals)
+            try:
+                yield
+            finally:
+                signal.pthread_sigmask(signal.SIG_SETMASK, before)
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
         for number in came:
             signal.raise_signal(number)

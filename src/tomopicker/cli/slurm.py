@@ -162,7 +162,7 @@ def _submit(
 ) -> Submitted:
     """Submit jobs, unless those of the same command have not ended."""
     from tomopicker.cli.run import console
-    from tomopicker.cluster import submit
+    from tomopicker.cluster import Submitted, submit
 
     earlier = at_work(out)
     if earlier is not None:
@@ -176,7 +176,14 @@ def _submit(
     for work in works:
         if work.ended is not None:
             work.ended.unlink(missing_ok=True)
-    submitted = submit(works, profile, out, arguments, name=name)
+    try:
+        submitted = submit(works, profile, out, arguments, name=name)
+    except KeyboardInterrupt:
+        # It was kept back until sbatch had answered.
+        noted = Submitted.read(out)
+        if noted is not None:
+            _cancel(noted)
+        raise
     noun = "a job" if submitted.jobs == 1 else f"an array of {submitted.jobs} jobs"
     console.print(
         f"Submitted {submitted.job}, {noun}, with logs {_logs(submitted, out)}. Ctrl-C cancels it; "
@@ -189,14 +196,18 @@ def _submit(
 @contextmanager
 def _cancelling(submitted: Submitted) -> Iterator[None]:
     """Have Ctrl-C end the jobs as it would end the work without them."""
-    from tomopicker.cli.run import console
-
     try:
         yield
     except KeyboardInterrupt:
-        submitted.cancel()
-        console.print(f"Cancelled job {submitted.job}")
+        _cancel(submitted)
         raise
+
+
+def _cancel(submitted: Submitted) -> None:
+    from tomopicker.cli.run import console
+
+    submitted.cancel()
+    console.print(f"Cancelled job {submitted.job}")
 
 
 def _watch(submitted: Submitted, out: Path, told: Callable[[], str]) -> None:
