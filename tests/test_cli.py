@@ -18,6 +18,7 @@ import pytest
 from conftest import SHORT, Outcome
 from tomopicker import training
 from tomopicker.checkpoint import Checkpoint, read_checkpoint
+from tomopicker.cli.run import console
 from tomopicker.io.particles import FORMATS, place_of, read_particles, writable
 from tomopicker.io.tomograms import Source, read_tomogram
 from tomopicker.types import Tomogram
@@ -523,6 +524,7 @@ def test_quiet_training_says_nothing_and_logs_all(
     done = tomopicker(*learn(simulated, tmp_path / "run", "--quiet"))
     assert (done.code, done.stdout, done.stderr) == (0, "", "")
     assert "Done. Pick with" in (tmp_path / "run" / "log.txt").read_text()
+    assert not console.quiet
 
 
 def test_ctrl_c_during_training_leaves_a_checkpoint_that_picks(
