@@ -3,6 +3,7 @@
 import contextlib
 import errno
 import json
+import multiprocessing
 import os
 import pickle
 import re
@@ -17,8 +18,12 @@ import torch
 
 from conftest import Command
 from killing import contents, make_tomograms
-from tomopicker.cli.workers import _sendable, devices_of
+from tomopicker.cli import picking
+from tomopicker.cli.picking import Opening
+from tomopicker.cli.run import console
+from tomopicker.cli.workers import _received, _send, _sendable, _work, devices_of
 from tomopicker.errors import InputError, UnknownVoxelSizeError, is_out_of_memory
+from tomopicker.inference import Cut
 
 
 @pytest.fixture(scope="module")
@@ -195,6 +200,7 @@ def test_a_worker_that_dies_before_its_first_tomogram_costs_that_one_alone(
         (OSError(errno.ENOSPC, "No space left", "a.csv"), "No space left"),
         (torch.OutOfMemoryError("CUDA out of memory"), "out of memory"),
         (RuntimeError("shapes differ"), "shapes differ"),
+        (ConnectionResetError(errno.ECONNRESET, "reset by peer", "TS_01.mrc"), "reset by peer"),
     ],
 )
 def test_what_ends_a_worker_is_told_by_the_first_process(error: Exception, text: str) -> None:
@@ -203,6 +209,27 @@ def test_what_ends_a_worker_is_told_by_the_first_process(error: Exception, text:
     assert [isinstance(sent, kind) for kind in kinds] == [isinstance(error, kind) for kind in kinds]
     assert is_out_of_memory(sent) == is_out_of_memory(error)
     assert text in str(sent)
+
+
+def test_a_connection_that_a_disk_resets_is_told_and_one_that_nobody_hears_ends_the_worker(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def reset(*_: object, **__: object) -> None:
+        raise ConnectionResetError(errno.ECONNRESET, "reset by peer", "best.safetensors")
+
+    for name in ("_file", "_force_terminal", "no_color"):
+        monkeypatch.setattr(console, name, getattr(console, name))
+    monkeypatch.setattr(picking, "read_model", reset)
+    ours, its = multiprocessing.Pipe()
+    opening = Opening(voxel_size=None, mask=None, masks=None)
+    _work(its, (Path("run"), Cut(), "cpu", None), opening, of=1, tells=False)
+    told = ours.recv()
+    assert isinstance(told, OSError)
+    assert told.filename == "best.safetensors"
+    ours.close()
+    assert list(_received(its)) == []
+    with pytest.raises(SystemExit):
+        _send(its, "a line")
 
 
 def test_workers_take_the_gpus_in_turn_and_are_no_more_than_tomograms(

@@ -167,14 +167,9 @@ def _send(connection: Connection, what: object) -> None:
 
 def _received(connection: Connection) -> Iterator[Job]:
     """Take jobs until there are no more, or nobody who gives them."""
-    while True:
-        try:
-            job = connection.recv()
-        except (EOFError, ConnectionError):
-            return
-        if job is None:
-            return
-        yield job
+    with suppress(EOFError, ConnectionError):
+        while (job := connection.recv()) is not None:
+            yield job
 
 
 def _sendable(error: Exception) -> Exception:
