@@ -113,12 +113,13 @@ class Training(Stage):
     """Paper 3.3 and 4.3."""
 
     epochs: Annotated[int, Field(gt=0)] = 20
-    """Passes over all windows; an epoch of `crops` is `sampling.steps_per_epoch` batches."""
+    """Passes over all windows; an epoch of `crops` is `sampling.steps_per_epoch` batches. `default`
+    takes twice as many where its first weights are random."""
     batch: Annotated[int, Field(gt=0)] = 8
     """Windows in one step."""
     start: Literal["random", "pretrained"] = "random"
     """First weights: random, or learned on simulations of many particles and shipped with it. With
-    another network than its own `default` starts at random, and takes 20 epochs."""
+    another network than its own `default` starts at random."""
     start_worth: NotNegative = 0.0
     """Clicks that pretrained first weights are worth: the weights kept after n clicks are a mean of
     the trained and the first ones, in the proportion of n to this."""
