@@ -347,13 +347,21 @@ def test_a_full_disk_ends_training_without_a_part_of_a_checkpoint(
     assert tomopicker(*train, "--resume").code == 0
 
 
+@pytest.mark.parametrize("ending", ["png", "star"], ids=["the picture", "a list"])
 def test_a_full_disk_ends_picking_without_a_part_of_a_list(
-    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+    tomopicker: Command,
+    trained: Path,
+    simulated: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    ending: str,
 ) -> None:
     out = tmp_path / "picks"
+    if ending == "star":
+        monkeypatch.setattr("tomopicker.cli.outputs.Outputs._draw", lambda *_: None)
     with file_size_limit(100):
         done = tomopicker("pick", trained, simulated / "sim_0002.mrc", "--count", 20, "--out", out)
-    assert_refused(done, "sim_0002.png: cannot be written", "free some space")
+    assert_refused(done, f"sim_0002.{ending}: cannot be written", "free some space")
     left = {path.name for path in out.rglob("*") if path.is_file()}
     # What says that it was begun, and what says that it is not done.
     assert left == {".sim_0002.unfinished", "summary.csv"}

@@ -435,7 +435,9 @@ def test_however_a_calibrated_list_ends_its_probabilities_are_those_of_the_tomog
     assert (paper.particles.probabilities, paper.estimated, paper.lengths) == (None, None, {})
 
 
-def test_the_scores_may_be_smoothed_where_they_are():
+@pytest.mark.parametrize("threads", [1, 3])
+def test_the_scores_may_be_smoothed_where_they_are(threads, monkeypatch):
+    monkeypatch.setattr(torch, "get_num_threads", lambda: threads)
     rng = np.random.default_rng(5)
     scores = rng.normal(size=(70, 20, 30)).astype(np.float32)
     scores[30:34, 5:9, :7] = -np.inf

@@ -169,7 +169,7 @@ class Outputs:
         if self.mask is not None and tomogram.mask is not None:
             voxel_size = tomogram.voxel_size * tomogram.shape[0] / tomogram.mask.shape[0]
             write_volume(self.mask, tomogram.mask, voxel_size=voxel_size, overwrite=True)
-        # The slowest first: a process that is killed then leaves no list without its record.
+        # The slowest first, so that a process that is killed seldom leaves lists without a record.
         self._draw(tomogram, picked, radius_angstrom)
         for name, path in self.others.items():
             write_particles(
