@@ -232,6 +232,30 @@ def test_memory_is_told_beside_the_scores_and_a_tomogram_at_its_own_voxels_is_no
     assert "1 × 1 × 480 voxels from file to picks in 5 minutes | 400 s | **no** |" in goals
 
 
+def test_training_is_told_for_each_volume_beside_all_steps_of_paper(load: Load) -> None:
+    def trained(side: int, cpu: float) -> dict[str, Any]:
+        whole = {"seconds": [9.0], "cpu_seconds": [20.0]}
+        one = {"seconds": [1.0], "cpu_seconds": [1.0], "planned_steps": 5}
+        paper = {"seconds": [5.0], "cpu_seconds": [cpu], "planned_steps": 100}
+        default = {**one, "to_the_end": whole}
+        return {
+            "shape": [1, 1, side],
+            "clicks": 9,
+            "device": "cpu",
+            "default": default,
+            "paper": paper,
+        }
+
+    made = load("table").tables(results(training=[trained(7, 9.8), trained(8, 10.0)]))
+    assert (
+        "on 1 × 1 × 7 voxels in a 50th of the CPU time of the steps of `paper` | 1 / 49 | **no**"
+        in (made["goals"])
+    )
+    assert "| 1 / 50 | yes |" in made["goals"]
+    assert "1 × 1 × 7 voxels, 9 clicks" in made["training"]
+    assert "| `paper` | 5.00 | 10.0 | 1 of 100 | 500 | 1,000 |" in made["training"]
+
+
 def test_what_was_left_out_has_its_reason_in_the_table(load: Load) -> None:
     made = load("table").tables(results(monai={"left_out": "no such module"}))
     assert made["monai"] == "Left out: no such module."

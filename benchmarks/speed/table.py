@@ -144,8 +144,8 @@ def _goals(results: Mapping[str, Any]) -> str:
         paper = result["paper"]["planned_steps"] * median(result["paper"]["cpu_seconds"])
         ratio = paper / result["default"]["to_the_end"]["cpu_seconds"][0]
         add(
-            f"`default` trained on {_by(result['shape'])} voxels in a {TRAINING_RATIO:g}th of the "
-            "CPU time of `paper`",
+            f"`default` trained to its end on {_by(result['shape'])} voxels in a "
+            f"{TRAINING_RATIO:g}th of the CPU time of the steps of `paper`",
             f"1 / {ratio:.0f}",
             met=ratio >= TRAINING_RATIO,
         )
