@@ -7,7 +7,7 @@ DEVELOPED := $(VENV)/.developed
 ACCURACY := template,filter-5,filter-10,filter-25,filter-100,paper-pn,paper-pu,paper-kl,supervised,$\
 default-10,default-25,default-50,default-100,default-200,ceiling,$\
 default-100:pretraining,default-100:mean-of-weights,default-100:pretraining-and-filter,default-100:core,$\
-default-100:augmentation,default-100:average,default-100:pu
+default-100:augmentation,default-100:average,default-100:pu,default-100:filter-in-scores
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test test-faults test-slurm test-napari check audit soak docs bench bench-paper bench-accuracy bench-person bench-speed bench-workbench clean
@@ -15,7 +15,8 @@ PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 demo: $(INSTALLED)
 	$(BIN)/tomopicker demo --out tomopicker-demo
 
-# A process for each core, of one thread; a module's tests share what they set up.
+# A process for each core, eight at most, of one thread each; a module stays in one of them, so that
+# what its tests share is set up once.
 test: $(DEVELOPED)
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=8 --dist=loadfile --cov \
 	  --cov-fail-under=90
