@@ -25,8 +25,8 @@ TITLES = {
     "ceiling": "`default`, every target labelled",
 }
 WITHOUT = {
-    "pretraining": "without pretrained weights",
-    "pretraining-and-filter": "without pretrained weights and filter",
+    "pretraining": "from random weights (20 epochs)",
+    "pretraining-and-filter": "from random weights (20 epochs), without the filter",
     "filter-in-scores": "without the filter in the scores",
     "mean-of-weights": "without the mean with the first weights",
     "average": "without the average over steps",
@@ -94,7 +94,7 @@ def _title(method: str) -> str:
         return TITLES[name]
     kind, _, number = name.rpartition("-")
     title = f"{TITLES.get(kind, kind)}, {number} clicks"
-    return f"{title}, {WITHOUT[without]}" if without else title
+    return f"{title}, {WITHOUT.get(without, f'without {without}')}" if without else title
 
 
 def _order(method: str) -> tuple[int, str, int]:
