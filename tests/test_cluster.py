@@ -274,8 +274,10 @@ def test_signals_wait_until_the_jobs_that_are_being_submitted_are_noted(
         stderr=subprocess.PIPE,
         text=True,
         check=False,
-        # A shell that runs the tests in the background has its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+        # In the background, or by nohup, the tests and their children may be ignoring them.
+        preexec_fn=lambda: [
+            signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)
+        ],
     )
     assert ended.returncode == {"INT": 130, "TERM": 143, "HUP": -signal.SIGHUP}[name]
     assert (slurm / "submitted").exists()

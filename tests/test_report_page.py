@@ -244,7 +244,7 @@ def test_settings_that_are_not_the_presets_are_named() -> None:
     config = preset("default", radius_angstrom=60, voxel_size=10, overrides={"training.epochs": 3})
     told = description().model_copy(update={"config": config})
     one = reported(volume=VOLUME, places=PLACES)
-    assert "training.epochs 3 20" in Page(render_report(told, RUN, [one])).words()
+    assert "training.epochs 3 10" in Page(render_report(told, RUN, [one])).words()
     assert (
         "None: all are those of the preset"
         in Page(render_report(description(), RUN, [one])).words()
