@@ -57,6 +57,17 @@ def test_the_list_ends_well_where_all_scores_are_lower_or_higher(factor, shift, 
         assert judged.count.low < judged.count.estimate < judged.count.high
 
 
+@pytest.mark.parametrize("seed", range(6))
+def test_few_particles_that_stand_far_apart_are_not_taken_for_other_peaks(seed):
+    """As in a sparse tomogram that is clearer than that of a few clicks."""
+    rng = np.random.default_rng(seed)
+    calibration = _calibration(rng, labelled=10)
+    scores, true = _tomogram(rng, 40, apart=6.0)
+    judged = judge(scores, calibration)
+    assert _f1(true, judged.best_length, 40) > 0.9
+    assert judged.count.estimate == pytest.approx(40, rel=0.25)
+
+
 def test_the_interval_mostly_holds_the_number_of_particles():
     held = 0
     for seed in range(20):

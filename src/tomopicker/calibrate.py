@@ -395,7 +395,13 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
 
     bounds = [(-20.0, 25.0), (-7.0, 7.0), (-9.0, 7.0), (-2.0, math.log(len(scores) + 1.0))]
     bounds += [(-1.0, 1.0), (-3.0, 3.0)]
-    starts = [expected + np.array([0, 0, 0, step, 0, 0]) for step in (-1.0, 0.0, 1.0)]
+    # From the expected values alone the search may end where the particles of a sparse tomogram,
+    # whose z are far higher, are taken for other peaks, and the other peaks for particles.
+    starts = [
+        expected + np.array([0, 0, 0, step, *moved])
+        for step in (-1.0, 0.0, 1.0)
+        for moved in ((0.0, 0.0), (0.4, 0.3), (-0.4, -0.3))
+    ]
     best = _least(cost, starts, bounds)
     others, particles = rates(z, best)
     chances = particles / (particles + others + 1e-300)
