@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from tomopicker.task import Task
     from tomopicker.types import Particles, Shape
 
-
 _VOXELS_EACH = 9600
 """Of a training tomogram, for each of its particles."""
 
@@ -135,12 +134,12 @@ def of_training(
     clicks = made.particles.select(np.arange(100))
     results: dict[str, Any] = {"shape": list(shape), "clicks": len(clicks), "device": device}
     for name, measured in (("default", steps), ("paper", paper_steps)):
-        task = _task(name, tomogram, clicks)
+        task = _task(name, tomogram, clicks, settings.particles)
         planned = task.config.training.epochs * _steps_per_epoch(task)
         results[name] = {"planned_steps": planned, **_steps(task, measured, device)}
     if to_the_end:
         wall, cpu = time.perf_counter(), time.process_time()
-        task = _task("default", tomogram, clicks)
+        task = _task("default", tomogram, clicks, settings.particles)
         last = [event for event in fit(task, device=device) if isinstance(event, Epoch)][-1]
         calibrate(task, last.checkpoint, device=device)
         results["default"]["to_the_end"] = {
@@ -150,12 +149,12 @@ def of_training(
     return results
 
 
-def _task(name: str, tomogram: Tomogram, clicks: Particles) -> Task:
+def _task(name: str, tomogram: Tomogram, clicks: Particles, particles: int) -> Task:
     config: Config = preset(
         "default" if name == "default" else "paper",
         radius_angstrom=145.0,
         voxel_size=20.0,
-        expected=None if name == "default" else tomogram.data.size // _VOXELS_EACH,
+        expected=None if name == "default" else particles,
     )
     return prepare(config, [(tomogram, clicks)])
 

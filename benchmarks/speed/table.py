@@ -141,8 +141,8 @@ def _goals(results: Mapping[str, Any]) -> str:
     for result in results.get("training", []):
         if "to_the_end" not in result["default"]:
             continue
-        paper = result["paper"]["planned_steps"] * median(result["paper"]["cpu_seconds"])
-        ratio = paper / result["default"]["to_the_end"]["cpu_seconds"][0]
+        whole = result["default"]["to_the_end"]
+        ratio = _all_steps(result["paper"], "cpu_seconds") / whole["cpu_seconds"][0]
         add(
             f"`default` trained to its end on {_by(result['shape'])} voxels in a "
             f"{TRAINING_RATIO:g}th of the CPU time of the steps of `paper`",
@@ -358,15 +358,14 @@ def _training(result: Mapping[str, Any]) -> str:
     rows = []
     for name in ("default", "paper"):
         part = result[name]
-        planned = part["planned_steps"]
         rows.append(
             [
                 f"`{name}`",
                 _spread(part["seconds"]),
                 _spread(part["cpu_seconds"]),
-                f"{len(part['seconds'])} of {planned}",
-                f"{planned * median(part['seconds']):,.0f}",
-                f"{planned * median(part['cpu_seconds']):,.0f}",
+                f"{len(part['seconds'])} of {part['planned_steps']}",
+                f"{_all_steps(part, 'seconds'):,.0f}",
+                f"{_all_steps(part, 'cpu_seconds'):,.0f}",
             ]
         )
     header = ["preset", "seconds a step", "CPU s a step", "steps measured"]
@@ -381,6 +380,10 @@ def _training(result: Mapping[str, Any]) -> str:
             f"{whole['seconds'][0]:,.0f} s, {whole['cpu_seconds'][0]:,.0f} CPU s."
         )
     return text
+
+
+def _all_steps(part: Mapping[str, Any], cost: str) -> float:
+    return float(part["planned_steps"] * median(part[cost]))
 
 
 def _cuda(result: Mapping[str, Any]) -> str:
