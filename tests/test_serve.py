@@ -20,8 +20,10 @@ from PIL import Image
 from starlette.testclient import TestClient
 
 from conftest import Command
+from described import record_of
 from tomopicker.errors import InputError
 from tomopicker.io.particles import read_particles
+from tomopicker.io.record import Origin, RecordedCut, record_path, write_record
 from tomopicker.io.tomograms import find_tomograms, read_tomogram, write_volume
 from tomopicker.serve import rounds, slices
 from tomopicker.serve.app import STATIC, make_app
@@ -750,7 +752,10 @@ def test_a_run_is_adopted_picks_and_is_reviewed(
     after = page.get("api/tomograms/0/review?round=1&order=random").json()
     assert after["counts"] == {"accept": 2, "reject": 1, "skip": 1}
     assert after["left"] == 9
-    assert after["queue"][-1] == review["queue"][3]
+    assert after["queue"][-1]["at"] == review["queue"][3]["at"]
+    # What was said is told of all, but a list of so many stays one of so many.
+    assert after["queue"][-1]["probability"] != review["queue"][3]["probability"]
+    assert after["picked"] == 12
     assert after["sample"]["count"] == 3
     assert after["sample"]["share"] == pytest.approx(2 / 3)
 
@@ -965,19 +970,45 @@ def test_a_round_tells_what_it_found_when_all_of_it_is_there(workbench: Workbenc
     assert workbench.rounds.candidates(found.number, "a") == []
     listed.write_text("x,y,z,score\n6,5,4,2\n")
     high, low = workbench.rounds.candidates(found.number, "a")
-    assert low == Candidate(
-        tomogram="a",
-        voxel=(1.1, 2, 3),
-        score=0.5,
-        probability=0.25,
-        picked=False,
-        model=found.name(),
-    )
+    assert (low.tomogram, low.voxel, low.model) == ("a", (1.1, 2, 3), found.name())
+    assert (low.score, low.probability, low.picked) == (0.5, 0.25, False)
     assert high.picked
     assert found.picked() == ["a"]
     table.write_text("x,y,z\n1,2,3\n")
     with pytest.raises(InputError, match="no list of candidates"):
         workbench.rounds.candidates(found.number, "a")
+
+
+@pytest.mark.parametrize(("cut", "shorter"), [({}, True), ({"count": 20}, False)])
+def test_rejections_shorten_a_list_that_ended_by_itself(
+    page: TestClient, workbench: Workbench, tmp_path: Path, cut: dict[str, int], shorter: bool
+):
+    (tmp_path / "best.safetensors").write_bytes(b"a model")
+    found = workbench.rounds.adopt(tmp_path)
+    found.picks.mkdir(parents=True)
+    rows = [f"{2 + 2 * i},20,10,{30 - i},{0.99 - 0.033 * i:.4f},{int(i < 20)}" for i in range(30)]
+    table = found.picks / "sim_0001_candidates.csv"
+    table.write_text("\n".join(["x,y,z,score,probability,picked", *rows]) + "\n")
+    (found.picks / "sim_0001.csv").write_text("x,y,z\n")
+    origin = Origin(checkpoint="ab", tomogram=(), cut=RecordedCut(**cut))
+    record = record_of("sim_0001", shape=(9, 9, 9), picks=20, origin=origin)
+    write_record(record_path(found.picks, "sim_0001"), record)
+
+    def listed() -> int:
+        return sum(one.picked for one in workbench.rounds.candidates(found.number, "sim_0001"))
+
+    assert listed() == 20
+    for one in workbench.rounds.candidates(found.number, "sim_0001")[8:16]:
+        shown = {"at": one.voxel, "score": one.score, "probability": one.probability}
+        shown |= {"picked": one.picked, "model": one.model}
+        done = act(
+            page, do="judge", tomogram="sim_0001", answer="reject", order="teach", shown=[shown]
+        )
+        assert done.status_code == 200, done.text
+    assert (listed() < 16) if shorter else (listed() == 20)
+    for _ in range(8):
+        act(page, do="undo")
+    assert listed() == 20
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,4 @@
-"""Candidates are asked for in an order that teaches, and verdicts are kept as they were given."""
+"""Candidates are asked for in an order that helps, and verdicts are kept as they were given."""
 
 from dataclasses import replace
 
@@ -12,15 +12,16 @@ from tomopicker.verdicts import (
     Candidate,
     Pool,
     Verdict,
+    chances_of,
     counts,
     judge,
     near,
     precision,
     queue,
     queue_across,
-    teaching_order,
-    uncertainties,
+    revise,
     undo,
+    worth,
 )
 
 
@@ -47,43 +48,111 @@ def test_the_uncertain_come_before_the_certain():
     assert [one.probability for one in queue(some, (), radius=5)] == [0.5, 0.8, 0.02, 1.0]
 
 
-def test_of_equally_uncertain_ones_that_with_more_like_it_comes_first():
-    # Nine score about 1, one scores 5; a verdict on one of the nine tells of the others.
-    scores = np.array([5.0, *np.linspace(0.9, 1.1, 9)])
-    voxels = np.stack([np.zeros(10), np.zeros(10), 200.0 * np.arange(10)], axis=1)
-    order = teaching_order(voxels, np.full(10, 0.8), scores, radius=5)
-    assert order[0] != 0
+def best_f1(chances, expected_particles):
+    """Expected F1 of the best list, by trying all lengths."""
+    hits = np.cumsum(np.sort(chances)[::-1])
+    return (2 * hits / (np.arange(1, len(chances) + 1) + expected_particles)).max()
 
 
-def test_the_first_ones_are_not_all_from_one_corner():
-    # Twenty alike in one corner, and three a little less uncertain far away.
-    voxels = np.zeros((23, 3))
-    voxels[:20, 2] = np.arange(20)
-    voxels[20:, 0] = (300, 600, 900)
-    uncertainty = np.array([1.0] * 20 + [0.9] * 3)
-    order = teaching_order(voxels, uncertainty, np.zeros(23), radius=10)
-    assert {20, 21, 22} <= set(order[:6].tolist())
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_worth_most_is_what_would_raise_the_expected_f1_most(seed):
+    # Against the definition: answer each candidate both ways, and take the mean of the best F1.
+    chances = np.random.default_rng(seed).uniform(0.02, 0.98, 300)
+    total = chances.sum()
+    gains = []
+    for row, chance in enumerate(chances):
+        yes, no = chances.copy(), chances.copy()
+        yes[row], no[row] = 1.0, 0.0
+        # The mean over both answers of the expected number is what it was.
+        gains.append(chance * best_f1(yes, total) + (1 - chance) * best_f1(no, total))
+    assert gains[int(np.argmax(worth(chances)))] >= np.quantile(gains, 0.99)
 
 
-@given(st.lists(st.floats(0, 1), min_size=1, max_size=40), st.integers(1, 50))
-def test_every_candidate_is_asked_for_once(chances, most):
-    count = len(chances)
-    voxels = np.random.default_rng(0).uniform(0, 100, (count, 3))
-    order = teaching_order(voxels, np.array(chances), np.array(chances), radius=5, most=most)
-    assert sorted(order.tolist()) == list(range(count))
+@given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
+def test_no_answer_is_worth_less_than_nothing(chances):
+    assert (worth(np.array(chances)) >= 0).all()
+    assert len(
+        queue([candidate(20 * i, probability=p) for i, p in enumerate(chances)], (), radius=5)
+    ) == len(chances)
 
 
-def test_a_coin_toss_is_the_most_uncertain():
-    some = [candidate(0, probability=p) for p in (0.5, 1.0, 0.0)]
-    assert uncertainties(some).tolist() == [1.0, 0.0, 0.0]
-
-
-def test_without_probabilities_those_at_the_cut_off_are_the_most_uncertain():
+def test_without_probabilities_those_at_the_cut_off_are_worth_most():
     some = [
         candidate(9 * i, score=score, probability=None, picked=score > 2)
         for i, score in enumerate((5.0, 4.0, 2.1, 1.9, 0.0))
     ]
-    assert set(np.argsort(-uncertainties(some))[:2]) == {2, 3}
+    assert set(np.argsort(-worth(chances_of(some)))[:2]) == {2, 3}
+
+
+def ten(picked=6):
+    return [
+        candidate(20 * i, score=-i, probability=p, picked=i < picked)
+        for i, p in enumerate(np.linspace(0.95, 0.05, 10))
+    ]
+
+
+def listed(candidates):
+    return sum(one.picked for one in candidates)
+
+
+def test_many_rejected_lower_the_chances_of_all_and_shorten_the_list():
+    some = ten()
+    revised = revise(some, [verdict(one, "reject") for one in some[2:6]], automatic=True)
+    assert all(a.probability < b.probability for a, b in zip(revised, some, strict=True))
+    assert 0 < listed(revised) < 6
+    longer = revise(some, [verdict(one, "accept") for one in some[3:9]], automatic=True)
+    assert listed(longer) > 6
+
+
+def test_answers_that_are_as_likely_as_told_change_nothing():
+    some = [candidate(20 * i, probability=0.5, picked=i < 4) for i in range(8)]
+    said = [
+        verdict(one, answer) for one, answer in zip(some, ["accept", "reject"] * 4, strict=True)
+    ]
+    revised = revise(some, said, automatic=True)
+    assert [one.probability for one in revised] == pytest.approx([0.5] * 8, abs=0.01)
+
+
+def test_a_single_slip_does_not_turn_the_odds():
+    some = ten()
+    sure = [verdict(one) for one in some[:4]]
+    before, after = (
+        revise(some, said, automatic=True)[4].probability
+        for said in (sure, [*sure, verdict(some[9])])
+    )
+    assert after - before < 0.15
+
+
+def test_what_was_put_off_or_said_of_another_model_or_tomogram_says_nothing():
+    some = ten()
+    said = [
+        verdict(some[0], "skip"),
+        verdict(replace(some[1], model="round 2"), "reject"),
+        verdict(replace(some[2], tomogram="TS_02"), "reject"),
+    ]
+    assert [one.probability for one in revise(some, said, automatic=True)] == [
+        one.probability for one in some
+    ]
+    untold = [replace(one, probability=None) for one in some]
+    assert listed(revise(untold, [verdict(untold[5], "reject")], automatic=True)) == 6
+
+
+def test_a_list_that_was_asked_for_stays_though_the_chances_change():
+    some = ten(picked=3)
+    revised = revise(some, [verdict(one, "reject") for one in some[:6]], automatic=False)
+    assert [one.picked for one in revised] == [one.picked for one in some]
+    assert revised[0].probability < some[0].probability
+
+
+def test_where_nothing_was_picked_nothing_is_after_a_verdict():
+    some = ten(picked=0)
+    assert listed(revise(some, [verdict(some[0])], automatic=True)) == 0
+
+
+def test_a_candidate_is_the_same_one_when_its_chance_has_changed():
+    one = candidate(0)
+    again = replace(one, probability=0.9, picked=False)
+    assert judge((verdict(one, "accept"),), verdict(again, "reject")) == (verdict(one, "reject"),)
 
 
 def test_what_was_judged_or_clicked_does_not_wait():
@@ -158,12 +227,6 @@ def test_places_in_two_tomograms_are_not_near_each_other():
     same_place = [candidate(10), candidate(10, tomogram="TS_02")]
     pools = [pool(one) for one in same_place]
     assert queue_across(pools, (verdict(same_place[0]),)) == [same_place[1]]
-    # Nor does one that was asked for make the other less worth asking.
-    voxels = np.zeros((3, 3))
-    voxels[2] = 1.0
-    uncertainty, scores = np.array([1.0, 0.9, 0.95]), np.zeros(3)
-    order = teaching_order(voxels, uncertainty, scores, radius=5, tomograms=np.array([0, 1, 0]))
-    assert order.tolist() == [0, 1, 2]
 
 
 def test_what_is_known_hides_candidates_within_half_a_radius_of_its_own_tomogram():

@@ -9,9 +9,10 @@ Make the tomograms first; a rerun goes on where the last one stopped.
 
 `clicks-N`: N clicks at random in the training tomogram. `spread-N`: 20 there, and the others at
 random in the tomograms of the scene that a person looks at. `review-VxR`: 20 clicks, and V
-verdicts in R rounds on what the queue asks first across those tomograms; between the rounds the
-model is trained again, with what was accepted as clicks and what was rejected as negatives.
-`retrained-VxR` trains it after the last round, too. `review-VxR:X` differs in X, see `VARIANTS`.
+verdicts in R rounds, each on what the queue then asks first across those tomograms; between the
+rounds the model is trained again, with what was accepted as clicks and what was rejected as
+negatives. `retrained-VxR` trains it after the last round, too. `review-VxR:X` differs in X, see
+`VARIANTS`.
 
 A scene says which tomograms the person looks at and which they never see. `own`: they review the
 four test tomograms, and the list of those is judged, as put right by the verdicts, and as the
@@ -226,9 +227,9 @@ def _review(numbers: str, first, seed: int, parts, reviewed, differs):
     for number in range(rounds):
         if number:
             kept = _train(person, parts, seed, differs)
-        pools = [_pool(part, kept, parts, person) for part in reviewed]
-        for candidate in queue_across(pools, person.verdicts, order=order)[: verdicts // rounds]:
-            person.say(candidate, order)
+        for _ in range(verdicts // rounds):
+            pools = [_pool(part, kept, parts, person) for part in reviewed]
+            person.say(queue_across(pools, person.verdicts, order=order)[0], order)
     return person, kept
 
 
@@ -269,32 +270,42 @@ def _pool(part: str, kept, parts, person: Person):
     from tomopicker.verdicts import Pool
 
     tomogram = parts[part][0]
-    _, candidates = _found(part, kept, tomogram)
+    _, candidates = _found(part, kept, tomogram, person)
     radius = _radius(SET) / VOXEL_SIZE
     return Pool(candidates=candidates, radius=radius, known=person.particles.get(part, []))
 
 
-def _found(part: str, kept, tomogram):
-    """Scores of a tomogram, and the candidates there."""
-    from tomopicker.inference import Cut, features_of, network_of, pick, score
-    from tomopicker.verdicts import Candidate
+def _found(part: str, kept, tomogram, person: Person):
+    """Scores of a tomogram, and the candidates there as the verdicts make them look."""
+    from tomopicker.inference import features_of, network_of, score
+    from tomopicker.verdicts import revise
 
     if _SCORED.get("by") is not kept:
         _SCORED.clear()
         _SCORED["by"] = kept
     if part not in _SCORED:
         features = features_of(kept, tomogram)
-        _SCORED[part] = score(features, network_of(kept), kept.description.config)
-    scores = _SCORED[part]
+        scores = score(features, network_of(kept), kept.description.config)
+        _SCORED[part] = scores, _candidates(part, scores, tomogram, kept)
+    scores, candidates = _SCORED[part]
+    return scores, revise(candidates, person.verdicts, automatic=True)
+
+
+def _candidates(part: str, scores, tomogram, kept):
+    """What the model finds in a tomogram, before anybody said anything of it."""
+    from tomopicker.inference import Cut, pick
+    from tomopicker.verdicts import Candidate
+
     picked = pick(scores, tomogram, kept, Cut())
     table = picked.candidates
-    candidates = [
+    return [
         Candidate(
             tomogram=part,
             voxel=tuple(at),
             score=value,
             probability=chance,
             picked=number < len(picked.particles),
+            model=str(id(kept)),
         )
         for number, (at, value, chance) in enumerate(
             zip(
@@ -305,7 +316,6 @@ def _found(part: str, kept, tomogram):
             )
         )
     ]
-    return scores, candidates
 
 
 def _judge(person: Person, kept, parts, reviewed, unseen) -> dict[str, object]:
@@ -317,7 +327,7 @@ def _judge(person: Person, kept, parts, reviewed, unseen) -> dict[str, object]:
     results: dict[str, dict[str, object]] = {}
     for part in (*reviewed, *unseen):
         tomogram, truth = parts[part]
-        scores, candidates = _found(part, kept, tomogram)
+        scores, candidates = _found(part, kept, tomogram, person)
         found = find_particles(scores, config, radius=radius, count=_MOST, floor=-np.inf)
         alone = _measure(SET, *found, truth)
         alone["own_cut"] = _counted(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, Literal, TypeAlias, get_args
 
@@ -14,7 +14,7 @@ from scipy.spatial import KDTree
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -24,26 +24,35 @@ Answer: TypeAlias = Literal["accept", "reject", "skip"]
 """What a person says of a candidate; `skip` puts it off."""
 
 Order: TypeAlias = Literal["teach", "random", "best"]
-"""What is asked first: what teaches most, a fair sample of the picks, or the best scores."""
+"""What is asked first: what helps the list most, a fair sample of the picks, or the best scores."""
 
 ANSWERS: dict[str, Answer] = {"a": "accept", "r": "reject", "s": "skip"}
 """The answer of each key."""
 
+_SLIPS = 0.02
+"""Share of the answers that are wrong, so that no single one is taken for certain."""
+
+_ODDS_SPREAD = 1.0
+"""How far off a model's odds may be in a tomogram: standard deviation of the factor's logarithm."""
+
+_FARTHEST_ODDS = 6.0
+_STEPS = 601
+
 
 @dataclass(frozen=True, kw_only=True)
 class Candidate:
-    """A peak that a picker found, picked or not."""
+    """A peak that a picker found, picked or not; the same one whatever is thought of its chance."""
 
     tomogram: str
     voxel: tuple[float, float, float]
     """Centre ``z y x`` in voxels of its tomogram."""
-    score: float
-    probability: float | None = None
+    score: float = field(compare=False)
+    probability: float | None = field(default=None, compare=False)
     """Chance that it is a particle; None where the picker does not tell."""
-    picked: bool = True
-    """Whether it is above the picker's cut-off."""
+    picked: bool = field(default=True, compare=False)
+    """Whether it is above the cut-off."""
     model: str = ""
-    """What found it, for the record."""
+    """What found it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -127,8 +136,8 @@ def queue_across(
     verdicts
         So far, of any model and any tomogram.
     order
-        `teach` is `teaching_order`; `random` is a fair sample of the picked ones, the same each
-        time; `best` is by score.
+        `teach` is by `worth`; `random` is a fair sample of the picked ones, the same each time;
+        `best` is by score.
     """
     waiting: list[Candidate] = []
     later: list[Candidate] = []
@@ -145,9 +154,7 @@ def queue_across(
         for one, known, put in zip(some, is_known, is_later, strict=True):
             if not known:
                 (later if put else waiting).append(one)
-    everyone = [one for pool in pools for one in pool.candidates]
-    radii = {pool.candidates[0].tomogram: pool.radius for pool in pools if pool.candidates}
-    ranks = _ranks(everyone, order, radii)
+    ranks = _ranks([one for pool in pools for one in pool.candidates], order)
     return [*sorted(waiting, key=ranks.__getitem__), *sorted(later, key=ranks.__getitem__)]
 
 
@@ -162,81 +169,94 @@ def near(
     return close
 
 
-def teaching_order(
-    voxels: Floats,
-    uncertainty: Floats,
-    scores: Floats,
-    *,
-    radius: float,
-    tomograms: NDArray[np.intp] | None = None,
-    most: int = 300,
-) -> NDArray[np.intp]:
-    """Order candidates by how much a verdict on each would teach, the most first.
+def worth(chances: Floats) -> Floats:
+    """(n,) how much the answer to each candidate would add to the expected F1 of the best list.
 
-    Information density (Settles & Craven 2008): a verdict teaches as much as the candidate is
-    uncertain, times how many others are alike, here in score. One that is chosen then makes those
-    that are alike in score and near in place less worth asking, so that the first dozen are not
-    a dozen of the same kind from one corner.
+    With expected hits H among L picks, N expected particles and F = 2 H / (L + N), the best list
+    has the candidates whose chance p is above F / 2. Of a pick, the answer is no with chance
+    1 - p, which takes a false pick worth F / 2 away; of another, it is yes with chance p, which
+    adds a hit worth 1 - F / 2. That is the lesser of (1 - p) F / 2 and p (1 - F / 2), in units of
+    2 / (L + N): most at the cut-off, as uncertainty sampling (Lewis & Gale 1994) asks
+    most at 1 / 2.
+
+    >>> worth(np.array([1.0, 0.6, 0.5, 0.1])).round(2).tolist()
+    [0.0, 0.16, 0.2, 0.06]
+    """
+    cut = _best_cut(chances)
+    gain: Floats = np.minimum((1 - chances) * cut, chances * (1 - cut))
+    return gain
+
+
+def revise(
+    candidates: Sequence[Candidate], verdicts: Sequence[Verdict], *, automatic: bool
+) -> list[Candidate]:
+    """Put the chances and the cut-off of a tomogram right by what was said of candidates there.
+
+    A model may think too well, or too badly, of all that is in a tomogram. So all odds there,
+    p / (1 - p), change by one factor: the most likely one, given the answers and a log-normal prior
+    about 1. Whichever candidates were asked for, the answers are fair draws of their chances. The
+    best list by the chances of then is picked (see `worth`).
 
     Parameters
     ----------
-    voxels
-        (n, 3) centres ``z y x`` in voxels, or in any other length.
-    uncertainty
-        (n,), 0 for certain and 1 for a coin toss.
-    scores
-        (n,)
-    radius
-        Of the particle, in that length: "near" is within a few of it.
-    tomograms
-        (n,) numbers of the tomograms, if there are several: no place is near another one's.
-    most
-        Candidates that are put in order; the rest follow by uncertainty alone.
+    candidates
+        Of one tomogram and one model.
+    verdicts
+        Of any. Those on candidates of another model say nothing here: this one may have learned
+        from them.
+    automatic
+        Whether the picker chose the cut-off by itself. A list that was asked for, of so many or so
+        pure, stays what it is.
 
     Examples
     --------
-    >>> at = np.array([[0, 0, 0], [0, 0, 90], [0, 90, 0.0]])
-    >>> teaching_order(at, np.array([0.1, 1.0, 0.5]), np.array([5.0, 1, 2]), radius=5).tolist()
-    [1, 2, 0]
+    >>> some = [
+    ...     Candidate(tomogram="a", voxel=(0, 0, x), score=-x, probability=p, picked=p > 0.5)
+    ...     for x, p in ((0, 0.9), (9, 0.6), (18, 0.4))
+    ... ]
+    >>> said = {"answer": "reject", "who": "", "when": "", "order": "best"}
+    >>> no = [Verdict(candidate=one, **said) for one in some[:2]]
+    >>> [round(one.probability, 2) for one in revise(some, no, automatic=True)]
+    [0.76, 0.35, 0.19]
     """
-    by_uncertainty = np.argsort(-uncertainty, kind="stable")
-    head, tail = by_uncertainty[:most], by_uncertainty[most:]
-    spread = max(float(np.std(scores)) if len(scores) else 0.0, 1e-9)
-    # Silverman's rule, for the density of scores that are roughly normal.
-    width = 1.06 * spread * max(len(scores), 1) ** -0.2
-    density = _density(scores[head], np.sort(scores), width)
-    value = uncertainty[head] * density / max(density.max(initial=0), 1e-9)
-    order = []
-    left = np.ones(len(head), dtype=bool)
-    for _ in range(len(head)):
-        best = int(np.argmax(np.where(left, value, -1.0)))
-        order.append(best)
-        left[best] = False
-        apart = ((voxels[head] - voxels[head[best]]) ** 2).sum(axis=1) / (4 * radius) ** 2
-        if tomograms is not None:
-            apart[tomograms[head] != tomograms[head[best]]] = np.inf
-        unlike = ((scores[head] - scores[head[best]]) / width) ** 2
-        value = value * (1 - 0.9 * np.exp(-(apart + unlike) / 2))
-    return np.concatenate([head[order], tail]).astype(np.intp)
+    answers = {one.candidate: one.answer == "accept" for one in verdicts if one.answer != "skip"}
+    asked = [row for row, one in enumerate(candidates) if one in answers]
+    if not asked or any(one.probability is None for one in candidates):
+        return list(candidates)
+    # Tables have four decimals.
+    chances = np.clip([one.probability for one in candidates], 1e-4, 1 - 1e-4)
+    log_odds = np.log(chances / (1 - chances))
+    is_particle = np.array([answers[candidates[row]] for row in asked])
+    factors = np.linspace(-_FARTHEST_ODDS, _FARTHEST_ODDS, _STEPS)
+    expected = _SLIPS + (1 - 2 * _SLIPS) * _logistic(log_odds[asked] + factors[:, None])
+    surprise = -np.log(np.where(is_particle, expected, 1 - expected)).sum(axis=1)
+    best = factors[np.argmin(surprise + (factors / _ODDS_SPREAD) ** 2 / 2)]
+    revised = _logistic(log_odds + best)
+    picked = np.array([one.picked for one in candidates])
+    if automatic and picked.any():
+        known = revised.copy()
+        known[asked] = is_particle
+        picked = revised > _best_cut(known)
+    return [
+        replace(one, probability=float(chance), picked=bool(listed))
+        for one, chance, listed in zip(candidates, revised, picked, strict=True)
+    ]
 
 
-def uncertainties(candidates: Sequence[Candidate]) -> Floats:
-    """(n,) how uncertain each candidate is, from 0 to 1.
+def chances_of(candidates: Sequence[Candidate]) -> Floats:
+    """(n,) probability of each candidate.
 
-    4 p (1 - p) of its probability. Where a picker tells none, the chance is taken as a logistic
-    curve of the score about the cut-off, or about the lowest score where all are picked.
+    Where a picker tells none it is taken as a logistic curve of the score about the cut-off, or
+    about the lowest score where all are picked.
     """
     if all(one.probability is not None for one in candidates):
-        chance = np.array([one.probability for one in candidates], dtype=np.float64)
-        return 4 * chance * (1 - chance)
+        return np.array([one.probability for one in candidates], dtype=np.float64)
     scores = np.array([one.score for one in candidates])
     picked = np.array([one.picked for one in candidates])
     low = scores[picked].min() if picked.any() else scores.max()
     cut = low if picked.all() else (low + scores[~picked].max(initial=-math.inf)) / 2
     steps = (scores - cut) / max(float(scores.std()), 1e-9)
-    chance = 1 / (1 + np.exp(-np.clip(2 * steps, -50, 50)))
-    uncertainty: Floats = 4 * chance * (1 - chance)
-    return uncertainty
+    return _logistic(np.clip(2 * steps, -50, 50))
 
 
 def precision(right: int, wrong: int) -> tuple[float, float, float]:
@@ -261,28 +281,15 @@ def precision(right: int, wrong: int) -> tuple[float, float, float]:
     return share, max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def _ranks(
-    candidates: Sequence[Candidate], order: Order, radii: Mapping[str, float]
-) -> dict[Candidate, int]:
-    """Place of each candidate in an order; `radii` are in voxels, of each tomogram."""
-    if not candidates:
-        return {}
-    scores = np.array([one.score for one in candidates], dtype=np.float64)
+def _ranks(candidates: Sequence[Candidate], order: Order) -> dict[Candidate, int]:
+    """Place of each candidate in an order."""
     if order == "random":
         # By place, so that the sample stays the same as verdicts come in and the list changes.
         rows = np.argsort([_lot(one.voxel) for one in candidates], kind="stable")
     elif order == "best":
-        rows = np.argsort(-scores, kind="stable")
+        rows = np.argsort([-one.score for one in candidates], kind="stable")
     else:
-        numbers = {name: number for number, name in enumerate(radii)}
-        rows = teaching_order(
-            # In particle radii, as voxels may be of different sizes.
-            np.array([np.array(one.voxel) / radii[one.tomogram] for one in candidates]),
-            uncertainties(candidates),
-            scores,
-            radius=1.0,
-            tomograms=np.array([numbers[one.tomogram] for one in candidates]),
-        )
+        rows = np.argsort(-worth(chances_of(candidates)), kind="stable")
     return {candidates[row]: rank for rank, row in enumerate(rows.tolist())}
 
 
@@ -292,9 +299,14 @@ def _lot(voxel: tuple[float, float, float]) -> float:
     return float(np.random.default_rng([int(abs(value) * 10) for value in voxel]).random())
 
 
-def _density(at: Floats, scores: Floats, width: float) -> Floats:
-    """(n,) density of sorted scores at each place, as the share within a width of it."""
-    high = np.searchsorted(scores, at + width, side="right")
-    low = np.searchsorted(scores, at - width, side="left")
-    share: Floats = (high - low) / max(len(scores), 1)
-    return share
+def _best_cut(chances: Floats) -> float:
+    """F / 2 of the list with the best expected F1: its picks have chances above that."""
+    best_first = np.sort(chances)[::-1]
+    lengths = np.arange(1, len(chances) + 1)
+    expected = 2 * np.cumsum(best_first) / (lengths + best_first.sum())
+    return float(expected.max(initial=0.0)) / 2
+
+
+def _logistic(log_odds: Floats) -> Floats:
+    chance: Floats = 1 / (1 + np.exp(-log_odds))
+    return chance

@@ -55,7 +55,7 @@ _SLICES = 5
 _DONE = (ActionType.ADDED, ActionType.REMOVED, ActionType.CHANGED)
 """What napari tells of a layer's points when it has happened, not when it is about to."""
 
-_ORDERS = {"what teaches most": "teach", "a fair sample": "random", "best first": "best"}
+_ORDERS = {"what helps the list most": "teach", "a fair sample": "random", "best first": "best"}
 
 
 class PickerWidget(QWidget):

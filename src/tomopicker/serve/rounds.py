@@ -25,18 +25,20 @@ from pydantic import BaseModel, ConfigDict, Field
 from tomopicker.errors import InputError
 from tomopicker.io.candidates import SUFFIX, candidates_path, read_candidates
 from tomopicker.io.particles import write_particles
+from tomopicker.io.record import RecordedCut, read_record, record_path
 from tomopicker.io.summary import is_summary
 from tomopicker.io.whole import whole_file
 from tomopicker.serve.proposals import EXCLUSION
 from tomopicker.serve.session import hold
 from tomopicker.types import Particles
-from tomopicker.verdicts import Candidate, near
+from tomopicker.verdicts import Candidate, near, revise
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
     from tomopicker.serve.session import Session, Taught
     from tomopicker.types import Floats
+    from tomopicker.verdicts import Verdict
 
 Kind: TypeAlias = Literal["train", "pick"]
 State: TypeAlias = Literal["running", "done", "failed", "cancelled"]
@@ -324,6 +326,9 @@ class Rounds:
     def candidates(self, number: int, tomogram: str) -> list[Candidate]:
         """What a round found in a tomogram; empty where it has not picked it.
 
+        Verdicts on some of them have their say in the chances of all, and in which are picked, if
+        the picker chose its cut-off by itself.
+
         Raises
         ------
         InputError
@@ -335,7 +340,17 @@ class Rounds:
             return []
         table = candidates_path(used.picks, tomogram)
         changed = table.stat().st_mtime_ns if table.is_file() else 0
-        return list(_candidates_of(table, changed, tomogram, model=used.name()))
+        model = used.name()
+        said = tuple(
+            one
+            for one in self._session.notes.verdicts
+            if one.candidate.tomogram == tomogram and one.candidate.model == model
+        )
+        record = record_path(used.picks, tomogram)
+        # The record comes after the list; until then the list stays as it is.
+        written = record.stat().st_mtime_ns if record.is_file() else 0
+        automatic = written > 0 and _is_automatic(record, written)
+        return list(_revised(table, changed, tomogram, model, said, automatic))
 
     def _round(self, number: int) -> Round:
         return Round(number=number, folder=self._folder / f"{number:02d}")
@@ -478,11 +493,33 @@ def explain(code: int, log: str) -> str:
 
 
 @lru_cache(maxsize=1000)
+def _revised(
+    path: Path,
+    changed: int,
+    tomogram: str,
+    model: str,
+    said: tuple[Verdict, ...],
+    automatic: bool,
+) -> tuple[Candidate, ...]:
+    """Candidates of a tomogram as the verdicts on them make them look.
+
+    The queue wants those of all tomograms after every verdict, of which one has changed.
+    """
+    found = _candidates_of(path, changed, tomogram, model=model)
+    return tuple(revise(found, said, automatic=automatic))
+
+
+@lru_cache(maxsize=1000)
+def _is_automatic(record: Path, changed: int) -> bool:
+    """Whether the picker chose the cut-off of a tomogram by itself."""
+    return read_record(record).origin.cut == RecordedCut()
+
+
+@lru_cache(maxsize=1000)
 def _candidates_of(path: Path, changed: int, tomogram: str, *, model: str) -> tuple[Candidate, ...]:
     """Read the candidates of a tomogram as what a model found, best first.
 
-    The queue wants those of all tomograms after every verdict: they are kept until the file has
-    `changed`.
+    They are kept until the file has `changed`.
     """
     # It holds voxels, so their size does not matter.
     found = read_candidates(path, voxel_size=1.0)

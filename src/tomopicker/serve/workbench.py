@@ -185,8 +185,8 @@ class Workbench:
     ) -> dict[str, Any]:
         """Queue of what waits for a verdict: a round's candidates, or a tomogram's proposals.
 
-        A round's are those of all tomograms that it has picked together, so that what would teach
-        most comes first wherever it is; `only_here` keeps to one tomogram.
+        A round's are those of all tomograms that it has picked together, so that what helps the
+        list most comes first wherever it is; `only_here` keeps to one tomogram.
         """
         session = self.session
         here = session.tomogram(number)
@@ -200,8 +200,9 @@ class Workbench:
         waiting = queue_across(pools, verdicts, order=order)
         places = {session.settings.tomograms[one].name: one for one in candidates}
         said = [one for one in verdicts if one.candidate.tomogram in places]
-        models = {one.candidates[0].model for one in pools}
-        fair = [one for one in said if one.order == "random" and one.candidate.model in models]
+        # A verdict may have moved the cut-off: what is no pick any more is no sample of them.
+        listed = {one for pool in pools for one in pool.candidates if one.picked}
+        fair = [one for one in said if one.order == "random" and one.candidate in listed]
         sample = counts(fair)
         share, low, high = precision(sample["accept"], sample["reject"])
         return {
