@@ -1,7 +1,9 @@
 """A checkpoint describes itself, comes back as it was, and a bad one is refused by name."""
 
 import json
+from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -15,6 +17,7 @@ from tomopicker.checkpoint import (
 from tomopicker.config import Network
 from tomopicker.errors import InputError
 from tomopicker.network import build
+from tomopicker.template import Template, side
 
 
 @pytest.fixture
@@ -34,6 +37,21 @@ def test_a_checkpoint_comes_back_as_it_was(checkpoint, tmp_path):
     assert all(torch.equal(back.weights[name], checkpoint.weights[name]) for name in back.weights)
     assert torch.equal(back.training["x"], torch.ones(2))
     back.load_into(build(back.description.config.network))
+
+
+def test_a_template_comes_back_and_one_of_another_size_is_refused(checkpoint, tmp_path):
+    path = tmp_path / "c.safetensors"
+    volume = np.random.default_rng(0).normal(size=(side(checkpoint.description.radius_voxels),) * 3)
+    template = Template(volume=volume.astype(np.float32))
+    write_checkpoint(path, replace(checkpoint, template=template))
+    back = read_checkpoint(path).template
+    assert back is not None
+    np.testing.assert_array_equal(back.volume, template.volume)
+    for wrong in (torch.ones(3, 3, 3), torch.ones(template.volume.shape, dtype=torch.int8)):
+        description = {"tomopicker": checkpoint.description.model_dump_json()}
+        save_file(load_file(path) | {"template": wrong}, path, description)
+        with pytest.raises(InputError, match=r"its template has \("):
+            read_checkpoint(path)
 
 
 def test_a_run_folder_gives_its_best_checkpoint(checkpoint, tmp_path):

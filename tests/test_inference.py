@@ -27,6 +27,7 @@ from tomopicker.labels import ball_voxels
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.network import build, receptive_radius
 from tomopicker.preprocess import Normalisation
+from tomopicker.template import Template
 from tomopicker.types import Tomogram
 
 _RUN = inference._run
@@ -354,6 +355,38 @@ def test_the_correlation_channel_has_mean_zero_and_deviation_one():
     features = compute_features(tomogram, normalisation, RadialFilter(profile=np.array(PROFILE)))
     assert features.correlation.mean() == pytest.approx(0, abs=1e-4)
     assert features.correlation.std() == pytest.approx(1, abs=1e-4)
+
+
+def test_a_template_ranks_the_peaks_by_their_fit_too(monkeypatch):
+    scores, tomogram = _volume_of_peaks()
+    plain = _checkpoint(calibration=_calibration(), inference__template_weight=20.0)
+    before = pick(scores, tomogram, plain, Cut(count=12)).particles
+    looked_at = []
+
+    def fits(features, centres, template, *, radius):
+        looked_at.append((features.shape, centres, radius))
+        # The second peak fits best, the first not at all.
+        return np.array([0.0, 0.8, *[0.4] * 1000])[: len(centres)]
+
+    monkeypatch.setattr("tomopicker.inference.fits", fits)
+    checkpoint = replace(
+        plain,
+        template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
+        description=plain.description.model_copy(update={"aligned": 25}),
+    )
+    picked = pick(scores, tomogram, checkpoint, Cut(count=5)).particles
+    # 25 particles count half of the weight, and the first peak has fallen to the fifth place.
+    expected = before.scores[[1, 2, 3, 4, 0]] + 10 * np.array([0.8, 0.4, 0.4, 0.4, 0.0])
+    np.testing.assert_allclose(picked.scores, expected)
+    assert picked.voxels[:, 2].tolist() == [15, 25, 35, 45, 5]
+    ((shape, centres, radius),) = looked_at
+    assert (shape, radius) == (scores.shape, plain.description.radius_voxels)
+    assert centres[:2].tolist() == [[5, 5, 5], [5, 5, 15]]
+    # What is not looked at, further down, gets what the last ones have that are.
+    last = pick(scores, tomogram, checkpoint, Cut(count=12)).particles
+    np.testing.assert_allclose(last.scores[-1], before.scores[-1] + 4)
+    some = pick(scores, tomogram, checkpoint, Cut(threshold=expected[2] - 0.01)).particles
+    np.testing.assert_allclose(some.scores, expected[:3])
 
 
 def _volume_of_peaks(count=12):

@@ -20,6 +20,7 @@ from tomopicker.training import (
     Step,
     _autocast,
     _restore,
+    as_unseen,
     average_precision,
     calibrate,
     fit,
@@ -413,6 +414,45 @@ def test_calibration_scores_the_held_out_particles_where_there_are_enough():
     calibration = calibrate(few, _epochs(few)[-1].checkpoint).description.calibration
     assert not calibration.held_out
     assert calibration.labelled == 8
+
+
+def test_aligned_particles_are_averaged_where_others_are_held_out(monkeypatch):
+    monkeypatch.setattr("tomopicker.template._ROUNDS", [(50, 0.3)])
+    weight = {"inference__template_weight": 50.0}
+    task = _task("default", validation=True, clicks=8, **weight)
+    heard = []
+    checkpoint = _epochs(task)[-1].checkpoint
+    calibrated = calibrate(task, checkpoint, progress=heard.append)
+    assert calibrated.template is not None
+    assert calibrated.description.aligned == 8
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+    # The fit is part of the scores that it is calibrated by.
+    plain = calibrate(_task("default", validation=True, clicks=8), checkpoint)
+    assert plain.template is None
+    scores = [one.description.calibration.raw_scores for one in (calibrated, plain)]
+    assert len(scores[0]) == len(scores[1])
+    assert scores[0] != scores[1]
+    # All of these would be aligned, and fit their own average too well to calibrate by.
+    alone = _task("default", clicks=8, **weight)
+    assert calibrate(alone, checkpoint).template is None
+    few = _task("default", validation=True, clicks=7, **weight)
+    assert calibrate(few, checkpoint).template is None
+
+
+def test_what_was_aligned_is_lowered_to_what_was_held_out():
+    centres = np.array([[0, 0, 10.0 * i] for i in range(6)])
+    scores = np.array([9.0, 8, 7, 5, 4, 1])
+    seen, unseen = centres[[0, 2]] + 1, centres[[3, 4]] - 1
+    found, lowered = as_unseen(centres, scores, seen=seen, unseen=unseen, tolerance=3)
+    # They had 8 on average, the others 4.5.
+    assert lowered.tolist() == [8, 5.5, 5, 4, 3.5, 1]
+    assert found[:, 2].tolist() == [10, 0, 30, 40, 20, 50]
+    # Never raised; and left alone where there is nothing to compare with.
+    _, same = as_unseen(centres, scores, seen=unseen, unseen=seen, tolerance=3)
+    assert same.tolist() == scores.tolist()
+    _, same = as_unseen(centres, scores, seen=seen, unseen=centres + 99, tolerance=3)
+    assert same.tolist() == scores.tolist()
 
 
 def test_calibration_tells_tomograms_of_one_name_apart(monkeypatch):

@@ -39,6 +39,7 @@ WITHOUT: dict[str, dict[str, object]] = {
     "subvoxel": {"peaks.subvoxel": False, "peaks.smoothing": 0.0},
     "pu": {"objective.name": "pn"},
     "filter-in-scores": {"inference.filter_weight": 0.0},
+    "template": {"inference.template_weight": 0.0},
 }
 """Settings that switch one part of `default` off."""
 
@@ -135,7 +136,15 @@ def _default(name, clicks, seed, options, overrides):
     others, and has a whole tomogram to validate and calibrate on.
     """
     from tomopicker.config import preset
-    from tomopicker.inference import Cut, features_of, find_particles, network_of, pick, score
+    from tomopicker.inference import (
+        Cut,
+        features_of,
+        find_particles,
+        fit_of,
+        network_of,
+        pick,
+        score,
+    )
     from tomopicker.task import prepare
     from tomopicker.training import calibrate
 
@@ -156,12 +165,18 @@ def _default(name, clicks, seed, options, overrides):
 
     def search(part: str) -> dict[str, object]:
         tomogram, truth = _load(options, name, part)
-        scores = score(features_of(kept, tomogram), network, config)
+        features = features_of(kept, tomogram)
+        scores = score(features, network, config)
         centres, ranked = find_particles(
-            scores, config, radius=task.radius, count=_MOST, floor=-np.inf
+            scores,
+            config,
+            radius=task.radius,
+            count=_MOST,
+            floor=-np.inf,
+            fit=fit_of(kept, features),
         )
         measured = _measure(name, centres, ranked, truth)
-        picked = pick(scores, tomogram, kept, Cut())
+        picked = pick(scores, tomogram, kept, Cut(), features=features)
         measured["own_cut"] = _counted(name, picked.particles.voxels, truth)
         if picked.estimated is not None:
             measured["estimate"] = [

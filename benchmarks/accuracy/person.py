@@ -276,8 +276,8 @@ def _pool(part: str, kept, parts, person: Person):
 
 
 def _found(part: str, kept, tomogram, person: Person):
-    """Scores of a tomogram, and the candidates there as the verdicts make them look."""
-    from tomopicker.inference import features_of, network_of, score
+    """The peaks of a tomogram, and the candidates there as the verdicts make them look."""
+    from tomopicker.inference import features_of, find_particles, fit_of, network_of, score
     from tomopicker.verdicts import revise
 
     if _SCORED.get("by") is not kept:
@@ -285,18 +285,23 @@ def _found(part: str, kept, tomogram, person: Person):
         _SCORED["by"] = kept
     if part not in _SCORED:
         features = features_of(kept, tomogram)
-        scores = score(features, network_of(kept), kept.description.config)
-        _SCORED[part] = scores, _candidates(part, scores, tomogram, kept)
-    scores, candidates = _SCORED[part]
-    return scores, revise(candidates, person.verdicts, automatic=True)
+        config, radius = kept.description.config, kept.description.radius_voxels
+        scores = score(features, network_of(kept), config)
+        fit = fit_of(kept, features)
+        _SCORED[part] = (
+            find_particles(scores, config, radius=radius, count=_MOST, floor=-np.inf, fit=fit),
+            _candidates(part, scores, tomogram, kept, features),
+        )
+    found, candidates = _SCORED[part]
+    return found, revise(candidates, person.verdicts, automatic=True)
 
 
-def _candidates(part: str, scores, tomogram, kept):
+def _candidates(part: str, scores, tomogram, kept, features):
     """What the model finds in a tomogram, before anybody said anything of it."""
     from tomopicker.inference import Cut, pick
     from tomopicker.verdicts import Candidate
 
-    picked = pick(scores, tomogram, kept, Cut())
+    picked = pick(scores, tomogram, kept, Cut(), features=features)
     table = picked.candidates
     return [
         Candidate(
@@ -320,15 +325,12 @@ def _candidates(part: str, scores, tomogram, kept):
 
 def _judge(person: Person, kept, parts, reviewed, unseen) -> dict[str, object]:
     """What the list of each tomogram is worth: by the model alone, and as it was put right."""
-    from tomopicker.inference import find_particles
     from tomopicker.serve.exports import final_list
 
-    config, radius = kept.description.config, kept.description.radius_voxels
     results: dict[str, dict[str, object]] = {}
     for part in (*reviewed, *unseen):
         tomogram, truth = parts[part]
-        scores, candidates = _found(part, kept, tomogram, person)
-        found = find_particles(scores, config, radius=radius, count=_MOST, floor=-np.inf)
+        found, candidates = _found(part, kept, tomogram, person)
         alone = _measure(SET, *found, truth)
         alone["own_cut"] = _counted(
             SET, np.array([one.voxel for one in candidates if one.picked]).reshape(-1, 3), truth

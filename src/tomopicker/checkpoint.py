@@ -20,6 +20,7 @@ from tomopicker.calibrate import Calibration
 from tomopicker.config import Config
 from tomopicker.errors import InputError
 from tomopicker.io.whole import whole_file
+from tomopicker.template import Template, side
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -28,7 +29,7 @@ FORMAT = 1
 """Version of the file's layout; a newer one is refused."""
 
 _KEY = "tomopicker"
-_NETWORK, _TRAINING = "network.", "training."
+_NETWORK, _TRAINING, _TEMPLATE = "network.", "training.", "template"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -63,6 +64,8 @@ class Description(Described):
     priors: Priors
     filter_profile: tuple[Finite, ...] | None = None
     """Of the radial matched filter; None without that channel."""
+    aligned: Annotated[int, Field(ge=0)] = 0
+    """Particles that the template is the average of."""
     calibration: Calibration | None = None
     training_tomograms: tuple[str, ...]
     validation_tomogram: str | None = None
@@ -94,6 +97,8 @@ class Checkpoint:
     description: Description
     weights: dict[str, Tensor]
     training: dict[str, Tensor] = field(default_factory=dict)
+    template: Template | None = None
+    """The average of the aligned clicks, where there is one."""
 
     def load_into(self, network: nn.Module) -> None:
         """Give the weights to a network built from the same settings.
@@ -134,6 +139,8 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the file appears whole or not at all and replaces an older one."""
     tensors = {_NETWORK + name: tensor for name, tensor in checkpoint.weights.items()}
     tensors |= {_TRAINING + name: tensor for name, tensor in checkpoint.training.items()}
+    if checkpoint.template is not None:
+        tensors[_TEMPLATE] = torch.from_numpy(checkpoint.template.volume)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Not by the library's own writing to a file, which would be for its owner alone to read.
     content = save(contiguous, {_KEY: checkpoint.description.model_dump_json()})
@@ -166,10 +173,19 @@ def read_checkpoint(path: Path) -> Checkpoint:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{file}: {name} holds numbers that are not finite: train again")
+    template = tensors.get(_TEMPLATE)
+    if template is not None:
+        edge = side(description.radius_voxels)
+        if template.shape != (edge,) * 3 or template.dtype != torch.float32:
+            raise InputError(
+                f"{file}: its template has {tuple(template.shape)} voxels of {template.dtype}, not "
+                f"{edge} along each axis of torch.float32: copy it again, or train again"
+            )
     return Checkpoint(
         description=description,
         weights=_under(_NETWORK, tensors),
         training=_under(_TRAINING, tensors),
+        template=None if template is None else Template(volume=template.numpy()),
     )
 
 

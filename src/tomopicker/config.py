@@ -161,6 +161,10 @@ class Inference(Stage):
     filter_weight: NotNegative = 0.0
     """Of the matched filter's correlation, in its standard deviations, in the scores: they are the
     network's logits and this many times the correlation, where the network has its channel."""
+    template_weight: NotNegative = 0.0
+    """Of how well a peak fits the average of the aligned clicks, a correlation from -1 to 1, in its
+    score (`default` only). n clicks count as n / (n + 25) of it, fewer than eight for nothing. 0
+    aligns nothing, which trains and picks faster."""
 
 
 class Peaks(Stage):

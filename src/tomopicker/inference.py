@@ -28,6 +28,7 @@ from tomopicker.peaks import Peaks, find_peaks, refine
 from tomopicker.prefetch import one_ahead
 from tomopicker.preprocess import Normalisation, finite
 from tomopicker.rescale import rescale, rescaled_voxel_size
+from tomopicker.template import fits
 from tomopicker.types import Particles, Shape, Window
 from tomopicker.windows import around, grid, inside, shifted, tile_of, tiles
 
@@ -50,6 +51,16 @@ _MORE_CANDIDATES = 50
 _Part: TypeAlias = "tuple[Window, NDArray[np.float32] | None, float]"
 """A window of the volume, its logits, and the share of the work done; None where a mask keeps
 nothing, so that nothing was computed."""
+
+Fit: TypeAlias = "Callable[[NDArray[np.float64]], Floats]"
+"""(n, 3) places ``z y x``, the best first, to (n,) what a template adds to their scores."""
+
+_TEMPLATE_WORTH = 25
+"""Aligned particles whose average counts half."""
+
+_LOOKED_AT = 0.5
+_MOST_LOOKED_AT = 20_000
+"""Peaks that are compared with a template: a share of them, and no more than this many."""
 
 _SLAB = 32  # planes to smooth at a time
 _BLUR_SIGMAS = 3.0
@@ -181,13 +192,17 @@ def features_of(checkpoint: Checkpoint, tomogram: Tomogram) -> Features:
     InputError
         As `scored_voxel_size` does, or when the volume cannot be standardised.
     """
+    radial = None
+    if checkpoint.description.filter_profile is not None:
+        radial = RadialFilter(profile=np.array(checkpoint.description.filter_profile))
+    return _features(checkpoint, tomogram, radial)
+
+
+def _features(checkpoint: Checkpoint, tomogram: Tomogram, radial: RadialFilter | None) -> Features:
     description = checkpoint.description
     if scored_voxel_size(checkpoint, tomogram) != tomogram.voxel_size:
         tomogram = rescale(tomogram, description.voxel_size)
     tomogram = tomogram.loaded()
-    radial = None
-    if description.filter_profile is not None:
-        radial = RadialFilter(profile=np.array(description.filter_profile))
     normalisation = Normalisation.of(
         tomogram.data,
         clip_sigma=description.config.preprocessing.clip_sigma,
@@ -196,8 +211,39 @@ def features_of(checkpoint: Checkpoint, tomogram: Tomogram) -> Features:
     return compute_features(tomogram, normalisation, radial)
 
 
+def fit_of(checkpoint: Checkpoint, features: Features) -> Fit | None:
+    """What the checkpoint's template adds to the score of a peak; None without a template.
+
+    Parameters
+    ----------
+    features
+        Of the tomogram; its correlation is not looked at.
+    """
+    template, description = checkpoint.template, checkpoint.description
+    if template is None:
+        return None
+    share = description.aligned / (description.aligned + _TEMPLATE_WORTH)
+    weight = share * description.config.inference.template_weight
+
+    def fit(centres: NDArray[np.float64]) -> Floats:
+        # Peaks far down the list are no particles, however they fit: they get what the last ones
+        # that are looked at get, so that no gap opens between the two.
+        most = min(ceil(len(centres) * _LOOKED_AT), _MOST_LOOKED_AT)
+        near = fits(features, centres[:most], template, radius=description.radius_voxels)
+        last = float(np.median(near[-max(len(near) // 5, 1) :])) if len(near) else 0.0
+        return weight * np.pad(near, (0, len(centres) - len(near)), constant_values=last)
+
+    return fit
+
+
 def find_particles(
-    scores: NDArray[np.float32], config: Config, *, radius: float, count: int | None, floor: float
+    scores: NDArray[np.float32],
+    config: Config,
+    *,
+    radius: float,
+    count: int | None,
+    floor: float,
+    fit: Fit | None = None,
 ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Smooth the scores as configured, take the peaks and their centres.
 
@@ -209,6 +255,8 @@ def find_particles(
         Particle radius in voxels.
     count, floor
         Peaks at most, and the score that they must exceed.
+    fit
+        Of a template, to be added to the peaks' scores.
 
     Returns
     -------
@@ -216,7 +264,11 @@ def find_particles(
         (n, 3) centres in voxels ``z y x`` and (n,) scores, best first.
     """
     scores, margin = _for_peaks(scores, config, radius)
-    peaks = _peaks(scores, config, radius, count, floor)
+    if fit is None:
+        peaks = _peaks(scores, config, radius, count, floor)
+    else:
+        peaks = _fitted(_peaks(scores, config, radius, count, -np.inf), fit, margin)
+        peaks = peaks.best(int(np.count_nonzero(peaks.scores > floor)))
     return _centres(scores, peaks, config, radius) + margin, peaks.scores
 
 
@@ -226,6 +278,7 @@ def pick(
     checkpoint: Checkpoint,
     cut: Cut,
     *,
+    features: Features | None = None,
     overwrite: bool = False,
 ) -> Picked:
     """Take the particles of a scored tomogram, in its own voxels.
@@ -239,6 +292,8 @@ def pick(
     ----------
     scores
         Logits ``z y x`` of the tomogram's `features_of`, whose voxels need not be its own.
+    features
+        Of the tomogram, for a checkpoint with a template; made anew where they are not given.
     overwrite
         Whether the scores may be smoothed where they are: they are then not copied.
 
@@ -277,18 +332,23 @@ def pick(
     else:
         # The list is the start of the candidates, unless it is the longer of the two.
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
+        fit = None
+        if checkpoint.template is not None:
+            fit = fit_of(checkpoint, features or _features(checkpoint, tomogram, None))
+        if fit is not None:
+            peaks = _fitted(peaks, fit, margin)
         judged = judge(peaks.best(most).scores, calibration)
         if automatic:
             length = judged.best_length
         elif cut.fdr is not None:
             length = judged.length_at(cut.fdr)
-        if cut.threshold is not None and len(peaks) and peaks.scores[-1] > floor:
+        if fit is None and cut.threshold is not None and len(peaks) and peaks.scores[-1] > floor:
             peaks = _peaks(scores, config, radius, None, floor)
     above = int(np.count_nonzero(peaks.scores > floor))
     count = above if length is None else min(length, above)
     # Peaks are taken best first, so a list is the beginning of every longer one.
     wanted = 2 * count + _MORE_CANDIDATES
-    if len(peaks) < wanted:
+    if len(peaks) < wanted and checkpoint.template is None:
         peaks = _peaks(scores, config, radius, wanted, -np.inf)
     peaks = peaks.best(wanted)
     centres = _centres(scores, peaks, config, radius) + margin
@@ -312,11 +372,11 @@ def pick(
 
 
 def find_candidates(
-    scores: NDArray[np.float32], config: Config, *, radius: float
+    scores: NDArray[np.float32], config: Config, *, radius: float, fit: Fit | None = None
 ) -> tuple[NDArray[np.float64], Floats]:
     """Find the peaks that a tomogram is judged by, as `find_particles` does (see `calibrate`)."""
     most = most_candidates(scores.size, config.peaks.exclusion * radius)
-    return find_particles(scores, config, radius=radius, count=most, floor=-np.inf)
+    return find_particles(scores, config, radius=radius, count=most, floor=-np.inf, fit=fit)
 
 
 def _chances(judged: Judged, count: int) -> Floats:
@@ -330,6 +390,13 @@ def _peaks(
 ) -> Peaks:
     """Peaks of smoothed scores."""
     return find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
+
+
+def _fitted(peaks: Peaks, fit: Fit, margin: int) -> Peaks:
+    """Peaks with what a template adds to their scores, best first again."""
+    scores = peaks.scores + fit(peaks.voxels.astype(np.float64) + margin)
+    order = np.argsort(-scores, kind="stable")
+    return Peaks(voxels=peaks.voxels[order], scores=scores[order])
 
 
 def _centres(

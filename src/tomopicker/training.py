@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
+from scipy.spatial import KDTree
 
 from tomopicker import parallel
 from tomopicker.augment import augment
@@ -23,12 +24,14 @@ from tomopicker.calibrate import (
 )
 from tomopicker.checkpoint import Checkpoint, Description, Priors, load_weights
 from tomopicker.errors import InputError
-from tomopicker.inference import find_candidates, network_of, score
+from tomopicker.inference import find_candidates, fit_of, network_of, score
 from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED
 from tomopicker.network import build
 from tomopicker.objectives import objective
 from tomopicker.pretrained import pretrained_weights
 from tomopicker.task import Labelled, Task
+from tomopicker.template import FEWEST as FEWEST_TO_ALIGN
+from tomopicker.template import learn_template
 from tomopicker.types import Window
 from tomopicker.windows import cut, grid
 
@@ -44,6 +47,9 @@ if TYPE_CHECKING:
 
 _VALIDATION_WINDOWS = 16
 """Windows that one epoch of `crops` is validated on: enough to rank epochs, a second or two."""
+
+_ALIGNING = 0.7
+"""Share of the time of calibrating that aligning the particles takes, about."""
 
 _STEPS_UNREAD = 10
 """Steps between looks at the loss: reading it makes the loop wait until a GPU has caught up."""
@@ -181,6 +187,9 @@ def calibrate(
 ) -> Checkpoint:
     """Add to a checkpoint what scores its labelled particles reach, by which picking is cut.
 
+    With `inference.template_weight` the training particles are aligned first, where others are held
+    out, and their average is added, too: how well a peak fits it is part of the score.
+
     The particles of validation are scored in their tomogram, whole. With fewer than ten of them
     the training particles are added, whose scores are somewhat better than an unseen particle's.
     Those that were accepted from a list tell, with those rejected there, of the chance at their
@@ -189,6 +198,11 @@ def calibrate(
     network = network_of(checkpoint)
     config = task.config
     held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE
+    begun = 0.0
+    # Its noise is that of the aligned ones, which fit too well to tell how others score.
+    if held_out and config.inference.template_weight:
+        checkpoint = _with_template(task, checkpoint, lambda done: progress(_ALIGNING * done))
+        begun = _ALIGNING
     parts = list(task.validation)
     if not held_out:
         parts += task.training
@@ -206,10 +220,23 @@ def calibrate(
             network,
             config,
             device=device,
-            progress=lambda done, n=number: progress((n + done) / len(volumes)),  # type: ignore[misc]
+            progress=lambda done, n=number: progress(  # type: ignore[misc]
+                begun + (1 - begun) * (n + done) / len(volumes)
+            ),
         )
-        centres, scores = find_candidates(volume, config, radius=task.radius)
+        centres, scores = find_candidates(
+            volume, config, radius=task.radius, fit=fit_of(checkpoint, features)
+        )
         labelled = [part.centres[~part.is_shown] for part in parts if part.features is features]
+        aligned = [part.centres for part in task.training if part.features is features]
+        if checkpoint.template is not None and aligned:
+            centres, scores = as_unseen(
+                centres,
+                scores,
+                seen=np.concatenate(aligned),
+                unseen=np.concatenate(labelled),
+                tolerance=MATCH_RADII * task.radius,
+            )
         accepted = [part.centres[part.is_shown] for part in everyone if part.features is features]
         rejected = [part.rejected for part in everyone if part.features is features]
         found = match_labelled(
@@ -223,11 +250,66 @@ def calibrate(
         judged.append((scores, found))
         known += sum(len(part.centres) for part in everyone if part.features is features)
     calibration = learn_calibration(judged, known=known, held_out=held_out)
-    return Checkpoint(
+    return replace(
+        checkpoint,
         description=checkpoint.description.model_copy(update={"calibration": calibration}),
-        weights=checkpoint.weights,
-        training=checkpoint.training,
     )
+
+
+def _with_template(
+    task: Task, checkpoint: Checkpoint, progress: Callable[[float], None]
+) -> Checkpoint:
+    """Add the average of the training particles, if they are enough for one."""
+    clicked = sum(len(part.centres) for part in task.training)
+    if clicked < FEWEST_TO_ALIGN:
+        return checkpoint
+    template = learn_template(
+        [(part.features, part.centres) for part in task.training],
+        radius=task.radius,
+        seed=task.config.training.seed,
+        progress=progress,
+    )
+    return replace(
+        checkpoint,
+        description=checkpoint.description.model_copy(update={"aligned": clicked}),
+        template=template,
+    )
+
+
+def as_unseen(
+    centres: NDArray[np.float64],
+    scores: Floats,
+    *,
+    seen: Floats,
+    unseen: Floats,
+    tolerance: float,
+) -> tuple[NDArray[np.float64], Floats]:
+    """Peaks with the scores that the aligned particles would have if they were not in the average.
+
+    Each fits its own noise there. So their peaks are lowered by what they have on average more than
+    the held-out ones, which are of the same kind.
+
+    Parameters
+    ----------
+    centres, scores
+        (n, 3) and (n,), the best first.
+    seen, unseen
+        (m, 3) and (k, 3) places of particles that were aligned, and of those that were held out.
+    """
+    if not len(centres):
+        return centres, scores
+    tree = KDTree(centres)
+    rows = []
+    for places in (seen, unseen):
+        apart, nearest = tree.query(places)
+        rows.append(np.unique(nearest[apart <= tolerance]))
+    mine, others = rows
+    if not len(mine) or not len(others):
+        return centres, scores
+    scores = scores.copy()
+    scores[mine] -= max(float(scores[mine].mean() - scores[others].mean()), 0.0)
+    order = np.argsort(-scores, kind="stable")
+    return centres[order], scores[order]
 
 
 def learning_rate(settings: TrainingSettings, measures: Sequence[float | None]) -> float:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from tomopicker.errors import InputError, OutputError, is_out_of_memory
@@ -215,14 +215,12 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
     origin, started = job.origin(), time.monotonic()
     with progress_bar(tomogram.name) as bar:
         bar.show(0.0, "reading")
-        # The features are not kept: their correlation takes half the memory of the scores.
+        features = inference.features_of(model.checkpoint, tomogram)
         volume = inference.score(
-            inference.features_of(model.checkpoint, tomogram),
-            model.network,
-            config,
-            device=model.device,
-            progress=bar.show,
+            features, model.network, config, device=model.device, progress=bar.show
         )
+        # Their correlation takes half the memory of the scores.
+        features = replace(features, correlation=None)
         changed = job.origin()
         if changed != origin and not any(file.is_missing for file in changed.tomogram):
             raise InputError(
@@ -236,7 +234,9 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
                 volume, inference.scored_voxel_size(model.checkpoint, tomogram)
             )
         bar.show(1.0, "taking the peaks")
-        picked = inference.pick(volume, tomogram, model.checkpoint, model.cut, overwrite=True)
+        picked = inference.pick(
+            volume, tomogram, model.checkpoint, model.cut, features=features, overwrite=True
+        )
     seconds = time.monotonic() - started
     record = _record(tomogram, picked, model, origin, seconds)
     job.outputs.write(tomogram, picked, record, radius_angstrom=model.radius_angstrom)

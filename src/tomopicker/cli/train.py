@@ -358,7 +358,7 @@ def _finish(run: Run, task: Task, checkpoint: Checkpoint, *, device: str) -> Non
     from tomopicker.training import calibrate
 
     if task.config.preset == "default":
-        with run.progress("Calibrating") as bar:
+        with run.progress("Aligning and calibrating") as bar:
             checkpoint = calibrate(
                 task, checkpoint, device=device, progress=lambda done: bar.show(done)
             )

@@ -1,0 +1,347 @@
+"""Template: the clicked particles' average in three dimensions, and how well candidates fit it.
+
+The radial filter knows a particle's size and rings, not its shape. Aligned with each other, the
+clicked particles give an average that does, and what fits it in no orientation is another
+molecule. Nothing is searched: only around the peaks that the network has found is the average
+turned into all orientations, which as products of matrices takes seconds.
+
+Everything is computed in boxes whose noise was made white, and which lack what the missing wedge
+lacks in their tomogram; both are measured on boxes of it at random places.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import ceil
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from scipy.spatial.transform import Rotation
+from torch import fft
+from torch.nn import functional
+
+from tomopicker.types import Window
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Sequence
+
+    from numpy.typing import NDArray
+    from torch import Tensor
+
+    from tomopicker.features import Features
+    from tomopicker.types import Floats
+
+MASK_RADII = 1.2
+"""Of the ball that is compared, in particle radii."""
+
+FEWEST = 8
+"""Particles that are aligned; fewer average to nothing that is more than their noise."""
+
+_MARGIN = 4  # voxels around a box, for the filter that makes noise white and for shifts
+_SHIFTS = [(z, y, x) for z in (-1, 0, 1) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+_NOISE_BOXES = 300
+_BAND = 0.4  # cycles a voxel beyond which nothing is looked at
+_EDGE = 0.02
+
+_ORIENTATIONS = 3000
+"""About 17 degrees apart; at 1,000 half of the gain is lost."""
+_COMPONENTS = 384
+"""Of the orientations' templates, which hold all but a thousandth of them at this resolution."""
+_AT_ONCE = 128
+
+# Rounds of alignment: orientations tried, and the finest detail in cycles a voxel, which grows so
+# that noise is not aligned with noise.
+_ROUNDS = [(2000, 0.25 + 0.15 * number / 13) for number in range(14)]
+_SHARPNESS = 100.0
+"""Of the chance of an orientation, exp(sharpness x correlation), as 1 / the noise's variance."""
+_LIKELIEST = 12
+_WIENER = 0.1
+
+
+@dataclass(frozen=True, kw_only=True)
+class Template:
+    """An average particle in white noise, mean 0 outside of its ball."""
+
+    volume: NDArray[np.float32]
+    """Odd cube ``z y x`` of `side` voxels."""
+
+
+def side(radius: float) -> int:
+    """Voxels along an edge of the boxes that are compared.
+
+    >>> side(8)
+    23
+    """
+    return 2 * ceil(MASK_RADII * radius + 0.5) + 1
+
+
+def learn_template(
+    tomograms: Sequence[tuple[Features, Floats]],
+    *,
+    radius: float,
+    seed: int = 0,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Template:
+    """Align particles with their own average, again and again.
+
+    Expectation maximisation as of Scheres et al. (2007): every particle joins the average in its
+    likeliest orientations and shifts, weighed by their chances, and each spatial frequency is
+    divided by how often the wedge let it through. The first average is of random orientations.
+
+    Parameters
+    ----------
+    tomograms
+        Each with the (n, 3) centres ``z y x`` of its particles, in voxels.
+    radius
+        Of the particle, voxels.
+    """
+    boxes = _Boxes(radius)
+    seen = [
+        (_Optics.of(features, boxes), boxes.read(features, centres))
+        for features, centres in tomograms
+        if len(centres)
+    ]
+    rng = np.random.default_rng([seed, 3])
+    average: Tensor | None = None
+    for number, (orientations, detail) in enumerate([(1, 0.14), *_ROUNDS]):
+        progress(number / (1 + len(_ROUNDS)))
+        total = torch.zeros((boxes.side,) * 3)
+        weight = torch.zeros((boxes.side,) * 3)
+        sum_of_chances = 0.0
+        for optics, blocks in seen:
+            particles = boxes.compared(optics.whitened(blocks))  # (n, s, v)
+            count, shifts, voxels = particles.shape
+            if average is None:
+                turns = _matrices(Rotation.random(count, random_state=rng))
+                rows, which = torch.arange(count) * shifts + shifts // 2, torch.arange(count)
+                chances = torch.ones(count)
+            else:
+                # Each round another grid, so that none of its gaps stays one.
+                turns = _matrices(Rotation.random(random_state=rng) * even_rotations(orientations))
+                templates = boxes.turned(average, turns, optics.wedge)
+                fit = particles.reshape(count * shifts, voxels) @ templates.T
+                best, at = fit.reshape(count, -1).topk(_LIKELIEST, dim=1)
+                chances = torch.softmax(_SHARPNESS * best, dim=1)
+                likely = chances > 0.01
+                rows = (torch.arange(count)[:, None] * shifts + at // len(turns))[likely]
+                which, chances = (at % len(turns))[likely], chances[likely]
+            flat = particles.reshape(count * shifts, voxels)
+            back = turns.transpose(1, 2)[which]
+            passed = boxes.whole(optics.wedge) ** 2
+            for some in torch.split(torch.arange(len(rows)), _AT_ONCE):
+                share = chances[some][:, None, None, None]
+                total += (_turn(boxes.filled(flat[rows[some]]), back[some]) * share).sum(0)
+                weight += (_turn(passed.expand(len(some), -1, -1, -1), back[some]) * share).sum(0)
+            sum_of_chances += float(chances.sum())
+        spectrum = fft.fftn(total) / (fft.ifftshift(weight) + _WIENER * sum_of_chances)
+        average = boxes.low_passed(fft.ifftn(spectrum).real, detail) * boxes.ball
+    assert average is not None
+    return Template(volume=average.numpy())
+
+
+def fits(features: Features, centres: Floats, template: Template, *, radius: float) -> Floats:
+    """(n,) correlation of each place with the template in its best orientation, -1 to 1.
+
+    Parameters
+    ----------
+    features
+        Of the tomogram.
+    centres
+        (n, 3) ``z y x`` in voxels.
+    radius
+        Of the particle, voxels.
+    """
+    if not len(centres):
+        return np.empty(0)
+    boxes = _Boxes(radius)
+    optics = _Optics.of(features, boxes)
+    turns = _matrices(even_rotations(_ORIENTATIONS))
+    templates = boxes.turned(torch.from_numpy(template.volume), turns, optics.wedge)
+    # They vary in few ways, in whose space the products are of smaller matrices.
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        _, _, axes = torch.svd_lowrank(templates, q=min(_COMPONENTS, *templates.shape), niter=2)
+    few = (templates @ axes).T
+    found = []
+    for start in range(0, len(centres), _AT_ONCE):
+        blocks = boxes.read(features, centres[start : start + _AT_ONCE])
+        compared = boxes.compared(optics.whitened(blocks)) @ axes
+        found.append((compared @ few).amax(dim=(1, 2)))
+    correlations: Floats = torch.cat(found).numpy().astype(np.float64)
+    return correlations
+
+
+def even_rotations(number: int) -> Rotation:
+    """Rotations that fill all orientations evenly: a super-Fibonacci spiral (Alexa, CVPR 2022).
+
+    >>> len(even_rotations(10))
+    10
+    """
+    s = np.arange(number) + 0.5
+    phi, psi = np.sqrt(2), 1.533751168755204288118041  # psi solves psi**4 = psi + 4
+    near, far = np.sqrt(s / number), np.sqrt(1 - s / number)
+    alpha, beta = 2 * np.pi * s / phi, 2 * np.pi * s / psi
+    quaternions = [near * np.sin(alpha), near * np.cos(alpha), far * np.sin(beta)]
+    return Rotation.from_quat(np.stack([*quaternions, far * np.cos(beta)], axis=1))
+
+
+class _Boxes:
+    """Cubes around places, of which a ball is compared."""
+
+    def __init__(self, radius: float) -> None:
+        self.side = side(radius)
+        self.half = self.side // 2
+        self.outer = self.side + 2 * _MARGIN + 1  # even, for the transform
+        axis = torch.arange(self.side) - self.half
+        squared = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
+        self.ball = (MASK_RADII * radius + 0.5 - squared.sqrt()).clamp(0, 1)
+        self.inside = self.ball.flatten() > 0
+        self.weights = self.ball.flatten()[self.inside]
+        self.distance = squared.sqrt()
+
+    def read(self, features: Features, centres: Floats) -> Tensor:
+        """(n, outer, outer, outer) standardised density around (n, 3) places."""
+        corners = np.rint(centres).astype(int) - self.half - _MARGIN
+        shape = (self.outer,) * 3
+        blocks = [
+            features.density(Window(corner=(z, y, x), shape=shape)) for z, y, x in corners.tolist()
+        ]
+        return torch.from_numpy(np.stack(blocks))
+
+    def compared(self, blocks: Tensor) -> Tensor:
+        """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1."""
+        parts = []
+        for z, y, x in _SHIFTS:
+            low = [_MARGIN + shift for shift in (z, y, x)]
+            z_, y_, x_ = (slice(start, start + self.side) for start in low)
+            parts.append(self.normalised(blocks[:, z_, y_, x_]))
+        return torch.stack(parts, dim=1)
+
+    def normalised(self, boxes: Tensor) -> Tensor:
+        """(n, v) voxels of the ball of (n, side, side, side), weighed, mean 0 and norm 1."""
+        voxels = boxes.flatten(1)[:, self.inside]
+        mean = (voxels * self.weights).sum(1, keepdim=True) / self.weights.sum()
+        voxels = (voxels - mean) * self.weights.sqrt()
+        norm = voxels.square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
+        normalised: Tensor = voxels / norm
+        return normalised
+
+    def filled(self, voxels: Tensor) -> Tensor:
+        """(n, side, side, side) with (n, v) voxels in the ball and 0 outside."""
+        full = torch.zeros(len(voxels), self.side**3)
+        full[:, self.inside] = voxels
+        return full.reshape(-1, self.side, self.side, self.side)
+
+    def turned(self, volume: Tensor, turns: Tensor, wedge: Tensor) -> Tensor:
+        """(k, v) templates: a volume in k orientations as a tomogram shows it, normalised."""
+        parts = []
+        for some in torch.split(turns, _AT_ONCE):
+            turned = fft.rfftn(_turn(volume.expand(len(some), -1, -1, -1), some), dim=(1, 2, 3))
+            shown = fft.irfftn(turned * wedge, s=(self.side,) * 3, dim=(1, 2, 3))
+            parts.append(self.normalised(shown))
+        return torch.cat(parts)
+
+    def low_passed(self, volume: Tensor, detail: float) -> Tensor:
+        """Without frequencies above `detail` cycles a voxel."""
+        kept = torch.sigmoid((detail - _frequencies(self.side)) / _EDGE)
+        passed: Tensor = fft.irfftn(fft.rfftn(volume) * kept, s=volume.shape)
+        return passed
+
+    def whole(self, wedge: Tensor) -> Tensor:
+        """(side, side, side) centred transform of a wedge, which is kept by half."""
+        axis = torch.arange(self.side) - self.half
+        z, y, x = torch.meshgrid(axis, axis, axis, indexing="ij")
+        sign = torch.where(x < 0, -1, 1)
+        return wedge[(sign * z) % self.side, (sign * y) % self.side, x.abs()]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Optics:
+    """What a tomogram does to all that is in it, measured on boxes at random places."""
+
+    white: Tensor
+    """(o, o, o // 2 + 1) amplitudes that make its noise white."""
+    wedge: Tensor
+    """(s, s, s // 2 + 1) amplitudes, 1 where it shows what is there and 0 in its missing wedge."""
+
+    @classmethod
+    def of(cls, features: Features, boxes: _Boxes) -> _Optics:
+        """Measure a tomogram."""
+        rng = np.random.default_rng(0)
+        high = np.maximum(np.array(features.shape) - boxes.half - 1, boxes.half + 1)
+        places = rng.uniform(boxes.half, high, size=(_NOISE_BOXES, 3))
+        blocks = boxes.read(features, places)
+        shells = _Shells(boxes.outer)
+        spectrum = shells.means(_power(blocks))
+        # Nothing is raised where there is next to nothing, as beyond a band limit.
+        amplitude = (spectrum + 1e-3 * spectrum.max()).rsqrt()
+        frequency = _frequencies(boxes.outer)
+        white = amplitude[shells.number] * torch.sigmoid((_BAND - frequency) / _EDGE)
+        optics = cls(white=white, wedge=torch.ones(1))
+        inner = optics.whitened(blocks)[
+            :, *(slice(_MARGIN, _MARGIN + boxes.side) for _ in range(3))
+        ]
+        shells = _Shells(boxes.side)
+        power = _power(inner)
+        # In every shell most directions were imaged.
+        imaged = shells.quantiles(power, 0.75)[shells.number]
+        return cls(white=white, wedge=(power / imaged.clamp(min=1e-12)).clamp(0, 1).sqrt())
+
+    def whitened(self, blocks: Tensor) -> Tensor:
+        """(n, o, o, o) with white noise."""
+        spectrum = fft.rfftn(blocks, dim=(1, 2, 3)) * self.white
+        whitened: Tensor = fft.irfftn(spectrum, s=blocks.shape[1:], dim=(1, 2, 3))
+        return whitened
+
+
+class _Shells:
+    """Spatial frequencies of a cube, in shells of one voxel of its transform."""
+
+    def __init__(self, size: int) -> None:
+        self.number = (_frequencies(size) * size).round().long().clamp(max=size // 2 + 4)
+
+    def means(self, values: Tensor) -> Tensor:
+        """(k,) mean of each shell."""
+        flat, number = values.flatten(), self.number.flatten()
+        return torch.bincount(number, flat) / torch.bincount(number).clamp(min=1)
+
+    def quantiles(self, values: Tensor, share: float) -> Tensor:
+        """(k,) quantile of each shell."""
+        return torch.stack(
+            [
+                values[self.number == shell].quantile(share)
+                for shell in range(int(self.number.max()) + 1)
+            ]
+        )
+
+
+def _frequencies(size: int) -> Tensor:
+    """(n, n, n // 2 + 1) cycles a voxel."""
+    axis, half = fft.fftfreq(size), fft.rfftfreq(size)
+    frequencies: Tensor = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + half**2).sqrt()
+    return frequencies
+
+
+def _power(blocks: Tensor) -> Tensor:
+    """(n, n, n // 2 + 1) mean power of cubes that fall off to their faces."""
+    size = blocks.shape[-1]
+    window = torch.hann_window(size + 2, periodic=False)[1:-1]
+    falling = blocks * window[:, None, None] * window[:, None] * window
+    power: Tensor = fft.rfftn(falling, dim=(1, 2, 3)).abs().square().mean(0)
+    return power
+
+
+def _matrices(turns: Rotation) -> Tensor:
+    """(n, 3, 3) that turn ``z y x``."""
+    return torch.from_numpy(turns.as_matrix().astype(np.float32))
+
+
+def _turn(volumes: Tensor, turns: Tensor) -> Tensor:
+    """(n, s, s, s), each turned about its centre by its (3, 3), which acts on ``z y x``."""
+    # The grid says for each voxel where it comes from, in x y z.
+    inverse = turns.transpose(1, 2).flip(1).flip(2)
+    grid = functional.affine_grid(
+        functional.pad(inverse, (0, 1)), [len(turns), 1, *volumes.shape[1:]], align_corners=True
+    )
+    return functional.grid_sample(volumes[:, None], grid, align_corners=True)[:, 0]

@@ -1,0 +1,122 @@
+"""Clicked particles are aligned with their average, and what has another shape fits it less."""
+
+import numpy as np
+import pytest
+import torch
+from scipy import ndimage
+from scipy.spatial.transform import Rotation
+
+from tomopicker import template as module
+from tomopicker.features import Features
+from tomopicker.preprocess import Normalisation
+from tomopicker.template import even_rotations, fits, learn_template, side
+
+RADIUS = 6.0
+# Blobs at the same distances from the centre, so that one radial average is as the other's.
+SHAPE = np.array([[4, 0, 0], [0, 4, 0], [0, 0, 4], [-2, -2, 0]], dtype=float)
+OTHER = np.array([[4, 0, 0], [-4, 0, 0], [0, 4, 0], [0, -2, -2]], dtype=float)
+
+
+def blobs(shape, centres, turns, parts):
+    """A volume with a blob at each part of each turned particle, of unit height and sigma 1.2."""
+    volume = np.zeros(shape)
+    for centre, turn in zip(centres, turns, strict=True):
+        for part in centre + turn.apply(parts):
+            low = np.maximum(np.floor(part).astype(int) - 5, 0)
+            at = tuple(slice(a, b) for a, b in zip(low, low + 11, strict=True))
+            axes = np.meshgrid(*(np.arange(s.start, s.stop) for s in at), indexing="ij")
+            squared = sum((axis - p) ** 2 for axis, p in zip(axes, part, strict=True))
+            view = volume[at]
+            cropped = tuple(slice(0, n) for n in view.shape)
+            view += np.exp(-squared[cropped] / (2 * 1.2**2))
+    return volume
+
+
+def missing_wedge(volume, degrees):
+    """Without what tilts up to some degrees about the y axis do not show."""
+    z, _, x = np.meshgrid(*(np.fft.fftfreq(n) for n in volume.shape), indexing="ij")
+    shown = np.abs(z) <= np.tan(np.radians(degrees)) * np.abs(x) + 1e-9
+    return np.fft.ifftn(np.fft.fftn(volume) * shown).real
+
+
+@pytest.fixture(scope="module")
+def cell():
+    """A noisy volume with two kinds of particles: its features and where they are."""
+    rng = np.random.default_rng(1)
+    shape = (48, 128, 128)
+    grid = np.stack(np.meshgrid([12, 34], range(12, 120, 17), range(12, 120, 17), indexing="ij"))
+    places = grid.reshape(3, -1).T + rng.uniform(-0.5, 0.5, size=(98, 3))
+    places = places[rng.permutation(len(places))]
+    turns = Rotation.random(len(places), random_state=rng)
+    mine, others = slice(0, 60), slice(60, None)
+    volume = blobs(shape, places[mine], turns[mine], SHAPE)
+    volume += blobs(shape, places[others], turns[others], OTHER)
+    volume += ndimage.gaussian_filter(rng.normal(size=shape), 0.7) * 0.6
+    volume = missing_wedge(volume, 60).astype(np.float32)
+    features = Features(data=volume, normalisation=Normalisation.of(volume, source="cell"))
+    return features, places[mine], places[others]
+
+
+@pytest.fixture(scope="module")
+def template(cell):
+    features, mine, _ = cell
+    return learn_template([(features, mine[:40])], radius=RADIUS)
+
+
+def better(ones, others):
+    """Chance that one of the first is above one of the others."""
+    return float((ones[:, None] > others[None]).mean())
+
+
+def test_of_two_shapes_with_one_radial_average_the_clicked_one_fits_better(cell, template):
+    features, mine, others = cell
+    unseen = mine[40:]
+    found = [fits(features, some, template, radius=RADIUS) for some in (unseen, others)]
+    assert better(*found) > 0.9
+    # Empty places fit less than either.
+    empty = np.array([[23.0, y, 20.5] for y in range(20, 110, 9)])
+    assert better(found[0], fits(features, empty, template, radius=RADIUS)) > 0.95
+
+
+def test_the_same_clicks_and_seed_give_the_same_template_and_fit(cell, monkeypatch):
+    monkeypatch.setattr(module, "_ROUNDS", module._ROUNDS[:3])
+    features, mine, _ = cell
+    one, two = (learn_template([(features, mine[:12])], radius=RADIUS, seed=5) for _ in range(2))
+    np.testing.assert_array_equal(one.volume, two.volume)
+    assert one.volume.shape == (side(RADIUS),) * 3
+    first, again = (fits(features, mine[:9], one, radius=RADIUS) for _ in range(2))
+    np.testing.assert_array_equal(first, again)
+    assert ((first >= -1) & (first <= 1)).all()
+    # In whichever company a place is asked for.
+    np.testing.assert_allclose(fits(features, mine[4:5], one, radius=RADIUS), first[4:5], atol=1e-5)
+
+
+def test_no_place_has_no_fit(cell, template):
+    features, _, _ = cell
+    assert len(fits(features, np.empty((0, 3)), template, radius=RADIUS)) == 0
+
+
+def test_a_place_at_the_face_of_the_tomogram_has_a_fit(cell, template):
+    features, _, _ = cell
+    corners = np.array([[0, 0, 0], np.array(features.shape) - 1], dtype=float)
+    assert np.isfinite(fits(features, corners, template, radius=RADIUS)).all()
+
+
+def test_the_random_numbers_of_torch_are_left_as_they_were(cell, monkeypatch):
+    monkeypatch.setattr(module, "_ROUNDS", module._ROUNDS[:1])
+    features, mine, _ = cell
+    torch.manual_seed(3)
+    expected = torch.rand(1)
+    torch.manual_seed(3)
+    template = learn_template([(features, mine[:10])], radius=RADIUS)
+    fits(features, mine[:2], template, radius=RADIUS)
+    assert torch.rand(1) == expected
+
+
+def test_orientations_are_even():
+    # The nearest of 500 is about as far from everywhere: no orientation is left out.
+    some = even_rotations(500)
+    anywhere = Rotation.random(200, random_state=0)
+    nearest = [np.degrees((one.inv() * some).magnitude().min()) for one in anywhere]
+    assert max(nearest) < 45
+    assert np.mean(nearest) < 27
