@@ -440,7 +440,26 @@ def test_aligned_particles_are_averaged_where_others_are_held_out(monkeypatch):
     assert calibrate(few, checkpoint).template is None
 
 
-def test_what_was_aligned_is_lowered_to_what_was_held_out():
+def test_training_particles_tell_how_scores_scatter_lowered_to_the_held_out_ones(monkeypatch):
+    task = _task("default", clicks=17, training__held_out=0.6)
+    (trained,), (held_out,) = task.training, task.validation
+    assert len(held_out.centres) >= 10
+    asked = []
+
+    def lowered(centres, scores, **places):
+        asked.append((places["seen"], places["unseen"]))
+        return as_unseen(centres, scores, **places)
+
+    monkeypatch.setattr("tomopicker.training.as_unseen", lowered)
+    calibration = calibrate(task, _epochs(task)[-1].checkpoint).description.calibration
+    assert calibration.held_out
+    assert calibration.labelled == 17
+    ((seen, unseen),) = asked
+    np.testing.assert_array_equal(seen, trained.centres)
+    np.testing.assert_array_equal(unseen, held_out.centres)
+
+
+def test_what_was_learned_from_is_lowered_to_what_was_held_out():
     centres = np.array([[0, 0, 10.0 * i] for i in range(6)])
     scores = np.array([9.0, 8, 7, 5, 4, 1])
     seen, unseen = centres[[0, 2]] + 1, centres[[3, 4]] - 1

@@ -5,7 +5,8 @@ rerun goes on where the last one stopped. Make the tomograms first.
 
     python benchmarks/accuracy/methods.py --methods default-100,paper-kl [--sets defocus-ribosome]
 
-`filter-N`, `default-N`: N clicks. `ceiling`: `default` with every target labelled. `default-100:X`
+`filter-N`, `default-N`: N clicks. `aligned-N`: `default` with the average of the aligned clicks in
+its scores. `ceiling`: `default` with every target labelled. `default-100:X`
 leaves part X out, see `WITHOUT`. `paper-OBJECTIVE`: preset `paper`, 100 clicks for training and
 the validation tomogram's targets for its choices. `supervised`: unlabelled taken for negative,
 soft blobs as targets. `template`: template matching with the true map.
@@ -39,9 +40,10 @@ WITHOUT: dict[str, dict[str, object]] = {
     "subvoxel": {"peaks.subvoxel": False, "peaks.smoothing": 0.0},
     "pu": {"objective.name": "pn"},
     "filter-in-scores": {"inference.filter_weight": 0.0},
-    "template": {"inference.template_weight": 0.0},
 }
 """Settings that switch one part of `default` off."""
+
+ALIGNED: dict[str, object] = {"inference.template_weight": 50.0}
 
 
 def main() -> None:
@@ -114,13 +116,12 @@ def run(name: str, method: str, seed: int, options: argparse.Namespace) -> dict[
         search = _supervised(name, int(number or 100), seed, options)
     elif kind == "paper":
         search, row["epoch"] = _paper(name, number, seed, options)
-    elif kind not in ("default", "ceiling"):
+    elif kind not in ("default", "aligned", "ceiling"):
         raise SystemExit(f"{method}: no such method")
     else:
         clicks = None if kind == "ceiling" else int(number)
-        search, row["estimate"] = _default(
-            name, clicks, seed, options, WITHOUT[without] if without else {}
-        )
+        overrides = (WITHOUT[without] if without else {}) | (ALIGNED if kind == "aligned" else {})
+        search, row["estimate"] = _default(name, clicks, seed, options, overrides)
     row["training_cpu_seconds"] = round(time.process_time() - started, 1)
     started = time.process_time()
     row["parts"] = {part: search(part) for part in options.parts.split(",")}

@@ -190,8 +190,10 @@ def calibrate(
     With `inference.template_weight` the training particles are aligned first, where others are held
     out, and their average is added, too: how well a peak fits it is part of the score.
 
-    The particles of validation are scored in their tomogram, whole. With fewer than ten of them
-    the training particles are added, whose scores are somewhat better than an unseen particle's.
+    The particles of validation are scored in their tomogram, whole, and with them the training
+    particles of that tomogram, whose scores are somewhat better than an unseen particle's: they are
+    lowered by the difference of the means, and tell how far scores scatter. With fewer than ten
+    particles of validation there is no mean to trust: training particles stay as they are.
     Those that were accepted from a list tell, with those rejected there, of the chance at their
     scores. A tomogram where nothing but such was labelled is left out.
     """
@@ -227,14 +229,16 @@ def calibrate(
         centres, scores = find_candidates(
             volume, config, radius=task.radius, fit=fit_of(checkpoint, features)
         )
-        labelled = [part.centres[~part.is_shown] for part in parts if part.features is features]
-        aligned = [part.centres for part in task.training if part.features is features]
-        if checkpoint.template is not None and aligned:
+        labelled = [part.centres[~part.is_shown] for part in everyone if part.features is features]
+        trained = [part.centres for part in task.training if part.features is features]
+        if held_out and trained:
             centres, scores = as_unseen(
                 centres,
                 scores,
-                seen=np.concatenate(aligned),
-                unseen=np.concatenate(labelled),
+                seen=np.concatenate(trained),
+                unseen=np.concatenate(
+                    [part.centres for part in task.validation if part.features is features]
+                ),
                 tolerance=MATCH_RADII * task.radius,
             )
         accepted = [part.centres[part.is_shown] for part in everyone if part.features is features]
@@ -284,17 +288,18 @@ def as_unseen(
     unseen: Floats,
     tolerance: float,
 ) -> tuple[NDArray[np.float64], Floats]:
-    """Peaks with the scores that the aligned particles would have if they were not in the average.
+    """Peaks with the scores that training particles would have if they were none.
 
-    Each fits its own noise there. So their peaks are lowered by what they have on average more than
-    the held-out ones, which are of the same kind.
+    The network has learned some of their noise, and it is in the average of the aligned. So their
+    peaks are lowered by what they have on average more than the held-out ones, which are of the
+    same kind.
 
     Parameters
     ----------
     centres, scores
         (n, 3) and (n,), the best first.
     seen, unseen
-        (m, 3) and (k, 3) places of particles that were aligned, and of those that were held out.
+        (m, 3) and (k, 3) places of particles that were learned from, and that were held out.
     """
     if not len(centres):
         return centres, scores
