@@ -245,6 +245,35 @@ def test_the_shipped_weights_are_trained_and_picked_with(
     assert len(rows_of(tmp_path / "p" / "sim_0001.csv")) == 5
 
 
+def test_particles_are_aligned_and_their_average_ranks_the_picks(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
+) -> None:
+    run, wanted = tmp_path / "run", ("--set", "inference.template_weight=50")
+    done = tomopicker(*learn(simulated, run, *wanted))
+    assert done.code == 0, done.stderr
+    # 24 clicks, of which ten are held out.
+    assert f"Aligned 14 particles; their average is {run / 'average.mrc'}" in done.stderr
+    average = read_tomogram(run / "average.mrc")
+    assert average.shape == (15,) * 3
+    assert np.std(average.data) > 0
+    lists = []
+    for of in (run, trained):
+        out = tmp_path / of.parent.name
+        done = tomopicker("pick", of, simulated / "sim_0002.mrc", "--count", 9, "--out", out)
+        assert done.code == 0, done.stderr
+        lists.append(rows_of(out / "sim_0002.csv"))
+    assert [len(rows) for rows in lists] == [9, 9]
+    assert [row["score"] for row in lists[0]] != [row["score"] for row in lists[1]]
+    few = tmp_path / "few.csv"
+    few.write_text("".join((simulated / "sim_0001.csv").read_text().splitlines(True)[:12]))
+    arguments = learn(simulated, tmp_path / "second", *wanted)
+    arguments[arguments.index("--picks") + 1] = few
+    done = tomopicker(*arguments)
+    assert done.code == 0, done.stderr
+    assert "No particles were aligned: at least 8 to learn from and 10 held out" in done.stderr
+    assert not (tmp_path / "second" / "average.mrc").exists()
+
+
 def test_a_run_that_is_not_calibrated_tells_no_probabilities(
     tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
 ) -> None:

@@ -219,8 +219,10 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
         volume = inference.score(
             features, model.network, config, device=model.device, progress=bar.show
         )
-        # Their correlation takes half the memory of the scores.
-        features = replace(features, correlation=None)
+        # Their correlation takes half the memory of the scores, the volume up to as much.
+        is_compared = model.checkpoint.template is not None
+        kept = replace(features, correlation=None) if is_compared else None
+        del features
         changed = job.origin()
         if changed != origin and not any(file.is_missing for file in changed.tomogram):
             raise InputError(
@@ -235,7 +237,7 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
             )
         bar.show(1.0, "taking the peaks")
         picked = inference.pick(
-            volume, tomogram, model.checkpoint, model.cut, features=features, overwrite=True
+            volume, tomogram, model.checkpoint, model.cut, features=kept, overwrite=True
         )
     seconds = time.monotonic() - started
     record = _record(tomogram, picked, model, origin, seconds)

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from pathlib import Path
     from types import TracebackType
 
+    from tomopicker.checkpoint import Checkpoint
     from tomopicker.config import Config
     from tomopicker.io.tomograms import Source
     from tomopicker.training import Epoch
@@ -48,6 +49,9 @@ console = Console(stderr=True, highlight=False, markup=False)
 
 _GLANCE = 0.1
 """Seconds between moves of a bar that cost something."""
+
+AVERAGE = "average.mrc"
+"""File in a run folder with the average of the aligned particles."""
 
 CLICKS = "clicks"
 """Folder in a run folder with the clicked particles of each training tomogram."""
@@ -193,6 +197,26 @@ class Run:
         for tomogram, clicks in labelled:
             path = self.folder / CLICKS / f"{tomogram.name}.csv"
             write_particles(path, replace(clicks, tomograms=()), overwrite=True)
+
+    def show_average(self, checkpoint: Checkpoint) -> None:
+        """Write the average of the aligned particles as a volume, where one was wanted."""
+        from tomopicker.io.tomograms import write_volume
+
+        description = checkpoint.description
+        if checkpoint.template is not None:
+            path = self.folder / AVERAGE
+            write_volume(
+                path,
+                checkpoint.template.volume,
+                voxel_size=description.voxel_size,
+                overwrite=True,
+            )
+            self.say(f"Aligned {description.aligned} particles; their average is {path}")
+        elif description.config.inference.template_weight:
+            self.say(
+                "No particles were aligned: at least 8 to learn from and 10 held out are needed; "
+                "give more clicks, or a validation tomogram"
+            )
 
     def save_epoch(self, epoch: Epoch) -> None:
         """Save the checkpoints and the metrics of an epoch."""

@@ -363,4 +363,5 @@ def _finish(run: Run, task: Task, checkpoint: Checkpoint, *, device: str) -> Non
                 task, checkpoint, device=device, progress=lambda done: bar.show(done)
             )
         write_checkpoint(run.best, checkpoint)
+        run.show_average(checkpoint)
     run.draw()
