@@ -4,6 +4,7 @@ import contextlib
 import csv
 import io
 import json
+import os
 import re
 import signal
 import subprocess
@@ -979,9 +980,17 @@ def test_a_round_tells_what_it_found_when_all_of_it_is_there(workbench: Workbenc
         workbench.rounds.candidates(found.number, "a")
 
 
-@pytest.mark.parametrize(("cut", "shorter"), [({}, True), ({"count": 20}, False)])
+@pytest.mark.parametrize(
+    ("cut", "is_old", "shorter"),
+    [({}, False, True), ({"count": 20}, False, False), ({}, True, False)],
+)
 def test_rejections_shorten_a_list_that_ended_by_itself(
-    page: TestClient, workbench: Workbench, tmp_path: Path, cut: dict[str, int], shorter: bool
+    page: TestClient,
+    workbench: Workbench,
+    tmp_path: Path,
+    cut: dict[str, int],
+    is_old: bool,
+    shorter: bool,
 ):
     (tmp_path / "best.safetensors").write_bytes(b"a model")
     found = workbench.rounds.adopt(tmp_path)
@@ -998,6 +1007,9 @@ def test_rejections_shorten_a_list_that_ended_by_itself(
         return sum(one.picked for one in workbench.rounds.candidates(found.number, "sim_0001"))
 
     assert listed() == 20
+    # A record that is older than the list is of another list.
+    if is_old:
+        os.utime(record_path(found.picks, "sim_0001"), ns=(0, 0))
     for one in workbench.rounds.candidates(found.number, "sim_0001")[8:16]:
         shown = {"at": one.voxel, "score": one.score, "probability": one.probability}
         shown |= {"picked": one.picked, "model": one.model}

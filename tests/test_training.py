@@ -2,6 +2,7 @@
 
 import itertools
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -444,34 +445,59 @@ def test_training_particles_tell_how_scores_scatter_lowered_to_the_held_out_ones
     task = _task("default", clicks=17, training__held_out=0.6)
     (trained,), (held_out,) = task.training, task.validation
     assert len(held_out.centres) >= 10
-    asked = []
-
-    def lowered(centres, scores, **places):
-        asked.append((places["seen"], places["unseen"]))
-        return as_unseen(centres, scores, **places)
-
-    monkeypatch.setattr("tomopicker.training.as_unseen", lowered)
+    # A peak on each particle; training ones score 20, the others 5.
+    centres = np.concatenate([trained.centres, held_out.centres])
+    scores = np.where(np.arange(len(centres)) < len(trained.centres), 20.0, 5.0)
+    monkeypatch.setattr(
+        "tomopicker.training.find_candidates", lambda *_, **__: (centres + 0.5, scores)
+    )
     calibration = calibrate(task, _epochs(task)[-1].checkpoint).description.calibration
     assert calibration.held_out
     assert calibration.labelled == 17
-    ((seen, unseen),) = asked
-    np.testing.assert_array_equal(seen, trained.centres)
-    np.testing.assert_array_equal(unseen, held_out.centres)
+    assert calibration.raw_scores == (5.0,) * 17
+
+
+def labelled(features, places, shown=()):
+    """What `as_unseen` asks of a part of a task."""
+    is_shown = np.isin(np.arange(len(places)), shown)
+    return SimpleNamespace(features=features, centres=np.array(places), is_shown=is_shown)
+
+
+def line(*along):
+    return [[0.0, 0.0, 10.0 * x] for x in along]
 
 
 def test_what_was_learned_from_is_lowered_to_what_was_held_out():
-    centres = np.array([[0, 0, 10.0 * i] for i in range(6)])
-    scores = np.array([9.0, 8, 7, 5, 4, 1])
-    seen, unseen = centres[[0, 2]] + 1, centres[[3, 4]] - 1
-    found, lowered = as_unseen(centres, scores, seen=seen, unseen=unseen, tolerance=3)
-    # They had 8 on average, the others 4.5.
-    assert lowered.tolist() == [8, 5.5, 5, 4, 3.5, 1]
-    assert found[:, 2].tolist() == [10, 0, 30, 40, 20, 50]
-    # Never raised; and left alone where there is nothing to compare with.
-    _, same = as_unseen(centres, scores, seen=unseen, unseen=seen, tolerance=3)
-    assert same.tolist() == scores.tolist()
-    _, same = as_unseen(centres, scores, seen=seen, unseen=centres + 99, tolerance=3)
-    assert same.tolist() == scores.tolist()
+    one, two = object(), object()
+    # Two tomograms: of the first 0, 2 and 5 were learned from, the last of them accepted in a
+    # review; of the second 1. Held out are 3 and 4 of the first.
+    task = SimpleNamespace(
+        radius=4,
+        training=[labelled(one, line(0, 2, 5), shown=[2]), labelled(two, line(1))],
+        validation=[labelled(one, line(3, 4))],
+    )
+    first = np.array([9.0, 8, 7, 5, 4, 1])
+    peaks = [(one, np.array(line(*range(6))) + 1, first), (two, np.array(line(0, 1)), first[:2])]
+    (_, centres, scores), (_, others, also) = as_unseen(peaks, task)
+    # Clicked ones had 9, 7 and 8 on average, those held out 4.5: 3.5 too much.
+    assert scores.tolist() == [8, 5.5, 5, 4, 3.5, -2.5]
+    assert (centres[:, 2] - 1).tolist() == [10, 0, 30, 40, 20, 50]
+    assert also.tolist() == [9, 4.5]
+    assert others[:, 2].tolist() == [0, 10]
+
+
+def test_nothing_is_raised_to_what_was_held_out_nor_lowered_to_nothing():
+    one = object()
+    peaks = [(one, np.array(line(*range(4))), np.array([9.0, 8, 7, 5]))]
+    better = SimpleNamespace(
+        radius=4, training=[labelled(one, line(3))], validation=[labelled(one, line(0))]
+    )
+    missed = SimpleNamespace(
+        radius=4, training=[labelled(one, line(0))], validation=[labelled(one, line(50))]
+    )
+    for task in (better, missed):
+        ((_, _, scores),) = as_unseen(peaks, task)
+        assert scores.tolist() == [9, 8, 7, 5]
 
 
 def test_calibration_tells_tomograms_of_one_name_apart(monkeypatch):

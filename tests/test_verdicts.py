@@ -68,12 +68,25 @@ def test_what_is_worth_most_is_what_would_raise_the_expected_f1_most(seed):
     assert gains[int(np.argmax(worth(chances)))] >= np.quantile(gains, 0.99)
 
 
+def test_what_is_certain_is_worth_nothing_and_what_is_at_the_cut_off_most():
+    chances = np.linspace(1, 0, 101)
+    gains = worth(chances)
+    assert gains[0] == gains[-1] == 0
+    best = int(gains.argmax())
+    assert (np.diff(gains[: best + 1]) >= 0).all()
+    assert (np.diff(gains[best:]) <= 0).all()
+    # F / 2 of the best list: chances from 1 down to x sum to (1 - x²) / 2 of 100, of 50.5 in all.
+    lengths = np.arange(1, 102)
+    cut = (2 * np.cumsum(chances) / (lengths + chances.sum())).max() / 2
+    assert abs(chances[best] - cut) <= 0.01
+
+
 @given(st.lists(st.floats(0, 1), min_size=1, max_size=40))
-def test_no_answer_is_worth_less_than_nothing(chances):
-    assert (worth(np.array(chances)) >= 0).all()
-    assert len(
-        queue([candidate(20 * i, probability=p) for i, p in enumerate(chances)], (), radius=5)
-    ) == len(chances)
+def test_every_candidate_is_asked_for_once(chances):
+    some = [candidate(20 * i, probability=chance) for i, chance in enumerate(chances)]
+    asked = queue(some, (), radius=5)
+    assert len(asked) == len(some)
+    assert set(asked) == set(some)
 
 
 def test_without_probabilities_those_at_the_cut_off_are_worth_most():

@@ -332,9 +332,8 @@ def _judge(person: Person, kept, parts, reviewed, unseen) -> dict[str, object]:
         tomogram, truth = parts[part]
         found, candidates = _found(part, kept, tomogram, person)
         alone = _measure(SET, *found, truth)
-        alone["own_cut"] = _counted(
-            SET, np.array([one.voxel for one in candidates if one.picked]).reshape(-1, 3), truth
-        )
+        before = [one.voxel for one in _SCORED[part][1] if one.picked]
+        alone["own_cut"] = _counted(SET, np.array(before).reshape(-1, 3), truth)
         results[part] = {"model": alone}
         if part not in reviewed:
             continue

@@ -12,7 +12,7 @@ So z counts in units of each tomogram's own peaks, and in another tomogram the p
 scores are fitted too, not far from where the labelled ones are.
 
 Candidates that a person was shown are no fair sample of the particles: a review asks for those
-about which the model knows least. So accepted ones count neither for the mean nor for the recall.
+about the cut-off. So accepted ones count neither for the mean nor for the recall.
 But whichever score was asked for, the answer is a fair draw of the chance there, and the fit has to
 give what was accepted and rejected a likely one.
 """
@@ -41,7 +41,7 @@ MATCH_RADII = 0.75
 """A peak within this many particle radii of a label is that particle."""
 
 FEWEST_TO_CALIBRATE = 10
-"""Held-out particles below which a deviation says too little."""
+"""Held-out particles below which their mean says too little."""
 
 _UNIT_SHARE = 6
 """One unit of z is the score of the best sixth of the peaks above that of the last one."""
@@ -81,7 +81,7 @@ class Calibration(BaseModel):
     labelled: Annotated[int, Field(ge=1, le=10**12)]
     """Labelled particles in all, found or not."""
     held_out: bool
-    """Whether training had not seen them."""
+    """Whether enough were kept out of training to tell how unseen particles score."""
     peaks: Annotated[int, Field(ge=0, le=10**12)]
     """Peaks that were looked at."""
     particles: Annotated[float, Field(ge=0, le=1e12, allow_inf_nan=False)]
@@ -191,6 +191,16 @@ def most_candidates(voxels: int, spacing: float) -> int:
     return max(voxels // (2 * ball_voxels(spacing)), 1)
 
 
+def matched_rows(
+    peaks: NDArray[np.float64], scores: Floats, places: NDArray[np.float64], *, tolerance: float
+) -> list[int]:
+    """Row of the best peak within the tolerance of each place that has one there."""
+    if not len(peaks):
+        return []
+    near = KDTree(peaks).query_ball_point(places, tolerance)
+    return [rows[scores[rows].argmax()] for rows in near if rows]
+
+
 def match_labelled(
     peaks: NDArray[np.float64],
     scores: Floats,
@@ -217,18 +227,14 @@ def match_labelled(
     """
     if not len(peaks):
         return LabelledScores(scores=np.empty(0), total=len(labelled))
-    tree = KDTree(peaks)
-
-    def best_near(places: NDArray[np.float64] | None) -> list[int]:
-        near = [] if places is None else tree.query_ball_point(places, tolerance)
-        return [rows[scores[rows].argmax()] for rows in near if rows]
-
-    found = best_near(labelled)
-    right = set(best_near(accepted)) - set(found)
+    found = matched_rows(peaks, scores, labelled, tolerance=tolerance)
+    right = set()
+    if accepted is not None:
+        right = set(matched_rows(peaks, scores, accepted, tolerance=tolerance)) - set(found)
     wrong: set[int] = set()
     if rejected is not None and len(rejected):
         # The nearest, and no particle's: two of them may be within the tolerance.
-        apart, nearest = tree.query(rejected)
+        apart, nearest = KDTree(peaks).query(rejected)
         wrong = set(nearest[apart <= tolerance].tolist()) - set(found) - right
     return LabelledScores(
         scores=np.asarray(scores[found], dtype=np.float64),
@@ -296,7 +302,7 @@ def learn_calibration(
     known
         Particles that are known to be in these tomograms, at least.
     held_out
-        Whether training had not seen the labelled particles.
+        Whether enough of them were kept out of training, and the others' scores lowered to theirs.
     """
     z, together = _together(tomograms)
     scores = together.scores

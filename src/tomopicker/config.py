@@ -162,9 +162,9 @@ class Inference(Stage):
     """Of the matched filter's correlation, in its standard deviations, in the scores: they are the
     network's logits and this many times the correlation, where the network has its channel."""
     template_weight: NotNegative = 0.0
-    """Of how well a peak fits the average of the aligned clicks, a correlation from -1 to 1, in its
-    score (`default` only). n clicks count as n / (n + 25) of it, fewer than eight for nothing. 0
-    aligns nothing, which trains and picks faster."""
+    """Of how well a peak fits the average of the aligned particles, a correlation from -1 to 1, in
+    its score (`default` only). n training particles count as n / (n + 25) of it; there must be
+    eight, and ten held out. 0 aligns nothing, which trains and picks faster."""
 
 
 class Peaks(Stage):
@@ -281,6 +281,11 @@ def preset(
         raise InputError(
             f"{where or 'settings'}: {first['msg'].removeprefix('Value error, ')}"
         ) from error
+    if name == "paper" and config.inference.template_weight:
+        raise InputError(
+            "inference.template_weight: preset paper aligns no particles; leave it out, or train "
+            "with --preset default"
+        )
     if name == "default":
         given = overrides or {}
         update: dict[str, Any] = {}

@@ -7,7 +7,7 @@ from contextlib import closing
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import compress, product
-from math import ceil
+from math import ceil, prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -61,6 +61,10 @@ _TEMPLATE_WORTH = 25
 _LOOKED_AT = 0.5
 _MOST_LOOKED_AT = 20_000
 """Peaks that are compared with a template: a share of them, and no more than this many."""
+
+_JUDGED = 0.7
+"""Of those, the best ones, by which a tomogram is judged. Fits scatter, so that some peaks below
+the ones that are compared would score as the last of these do: there the list has gaps."""
 
 _SLAB = 32  # planes to smooth at a time
 _BLUR_SIGMAS = 3.0
@@ -225,10 +229,13 @@ def fit_of(checkpoint: Checkpoint, features: Features) -> Fit | None:
     share = description.aligned / (description.aligned + _TEMPLATE_WORTH)
     weight = share * description.config.inference.template_weight
 
+    # Of the candidates, however many peaks there are: a score must not hang on that.
+    spacing = description.config.peaks.exclusion * description.radius_voxels
+    most = _looked_at(most_candidates(prod(features.shape), spacing))
+
     def fit(centres: NDArray[np.float64]) -> Floats:
         # Peaks far down the list are no particles, however they fit: they get what the last ones
-        # that are looked at get, so that no gap opens between the two.
-        most = min(ceil(len(centres) * _LOOKED_AT), _MOST_LOOKED_AT)
+        # that are looked at get.
         near = fits(features, centres[:most], template, radius=description.radius_voxels)
         last = float(np.median(near[-max(len(near) // 5, 1) :])) if len(near) else 0.0
         return weight * np.pad(near, (0, len(centres) - len(near)), constant_values=last)
@@ -323,7 +330,7 @@ def pick(
     radius = description.radius_voxels
     most = most_candidates(scores.size, config.peaks.exclusion * radius)
     scores, margin = _for_peaks(scores, config, radius, overwrite=overwrite)
-    judged = None
+    judged = fit = None
     if calibration is None and length is not None:
         # With the candidates that follow the list, at once.
         peaks = _peaks(scores, config, radius, 2 * length + _MORE_CANDIDATES, -np.inf)
@@ -332,12 +339,12 @@ def pick(
     else:
         # The list is the start of the candidates, unless it is the longer of the two.
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
-        fit = None
         if checkpoint.template is not None:
             fit = fit_of(checkpoint, features or _features(checkpoint, tomogram, None))
         if fit is not None:
             peaks = _fitted(peaks, fit, margin)
-        judged = judge(peaks.best(most).scores, calibration)
+        judged_by = most if fit is None else _judged_by(most)
+        judged = judge(peaks.best(judged_by).scores, calibration)
         if automatic:
             length = judged.best_length
         elif cut.fdr is not None:
@@ -348,7 +355,7 @@ def pick(
     count = above if length is None else min(length, above)
     # Peaks are taken best first, so a list is the beginning of every longer one.
     wanted = 2 * count + _MORE_CANDIDATES
-    if len(peaks) < wanted and checkpoint.template is None:
+    if len(peaks) < wanted and fit is None:
         peaks = _peaks(scores, config, radius, wanted, -np.inf)
     peaks = peaks.best(wanted)
     centres = _centres(scores, peaks, config, radius) + margin
@@ -376,7 +383,21 @@ def find_candidates(
 ) -> tuple[NDArray[np.float64], Floats]:
     """Find the peaks that a tomogram is judged by, as `find_particles` does (see `calibrate`)."""
     most = most_candidates(scores.size, config.peaks.exclusion * radius)
-    return find_particles(scores, config, radius=radius, count=most, floor=-np.inf, fit=fit)
+    centres, found = find_particles(
+        scores, config, radius=radius, count=most, floor=-np.inf, fit=fit
+    )
+    judged_by = most if fit is None else _judged_by(most)
+    return centres[:judged_by], found[:judged_by]
+
+
+def _looked_at(candidates: int) -> int:
+    """Number of peaks that are compared with a template."""
+    return min(ceil(candidates * _LOOKED_AT), _MOST_LOOKED_AT)
+
+
+def _judged_by(candidates: int) -> int:
+    """Number of peaks that a tomogram is judged by, where they were compared with a template."""
+    return ceil(_JUDGED * _looked_at(candidates))
 
 
 def _chances(judged: Judged, count: int) -> Floats:

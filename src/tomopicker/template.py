@@ -35,8 +35,11 @@ if TYPE_CHECKING:
 MASK_RADII = 1.2
 """Of the ball that is compared, in particle radii."""
 
-FEWEST = 8
+FEWEST_TO_ALIGN = 8
 """Particles that are aligned; fewer average to nothing that is more than their noise."""
+
+_MOST_ALIGNED = 500
+"""More would take gigabytes, and a few hundred show all the detail that is looked at."""
 
 _MARGIN = 4  # voxels around a box, for the filter that makes noise white and for shifts
 _SHIFTS = [(z, y, x) for z in (-1, 0, 1) for y in (-1, 0, 1) for x in (-1, 0, 1)]
@@ -95,14 +98,17 @@ def learn_template(
         Each with the (n, 3) centres ``z y x`` of its particles, in voxels.
     radius
         Of the particle, voxels.
+    seed
+        Of the first orientations, and of which particles are aligned where there are over 500.
     """
     boxes = _Boxes(radius)
-    seen = [
-        (_Optics.of(features, boxes), boxes.read(features, centres))
-        for features, centres in tomograms
-        if len(centres)
-    ]
     rng = np.random.default_rng([seed, 3])
+    aligned = min(1.0, _MOST_ALIGNED / max(sum(len(centres) for _, centres in tomograms), 1))
+    seen = []
+    for features, centres in tomograms:
+        rows = np.sort(rng.permutation(len(centres))[: ceil(aligned * len(centres))])
+        if len(rows):
+            seen.append((_Optics.of(features, boxes), boxes.read(features, centres[rows])))
     average: Tensor | None = None
     for number, (orientations, detail) in enumerate([(1, 0.14), *_ROUNDS]):
         progress(number / (1 + len(_ROUNDS)))
@@ -114,7 +120,7 @@ def learn_template(
             count, shifts, voxels = particles.shape
             if average is None:
                 turns = _matrices(Rotation.random(count, random_state=rng))
-                rows, which = torch.arange(count) * shifts + shifts // 2, torch.arange(count)
+                at_rows, which = torch.arange(count) * shifts + shifts // 2, torch.arange(count)
                 chances = torch.ones(count)
             else:
                 # Each round another grid, so that none of its gaps stays one.
@@ -124,14 +130,14 @@ def learn_template(
                 best, at = fit.reshape(count, -1).topk(_LIKELIEST, dim=1)
                 chances = torch.softmax(_SHARPNESS * best, dim=1)
                 likely = chances > 0.01
-                rows = (torch.arange(count)[:, None] * shifts + at // len(turns))[likely]
+                at_rows = (torch.arange(count)[:, None] * shifts + at // len(turns))[likely]
                 which, chances = (at % len(turns))[likely], chances[likely]
             flat = particles.reshape(count * shifts, voxels)
             back = turns.transpose(1, 2)[which]
             passed = boxes.whole(optics.wedge) ** 2
-            for some in torch.split(torch.arange(len(rows)), _AT_ONCE):
+            for some in torch.split(torch.arange(len(at_rows)), _AT_ONCE):
                 share = chances[some][:, None, None, None]
-                total += (_turn(boxes.filled(flat[rows[some]]), back[some]) * share).sum(0)
+                total += (_turn(boxes.filled(flat[at_rows[some]]), back[some]) * share).sum(0)
                 weight += (_turn(passed.expand(len(some), -1, -1, -1), back[some]) * share).sum(0)
             sum_of_chances += float(chances.sum())
         spectrum = fft.fftn(total) / (fft.ifftshift(weight) + _WIENER * sum_of_chances)
@@ -166,8 +172,7 @@ def fits(features: Features, centres: Floats, template: Template, *, radius: flo
     found = []
     for start in range(0, len(centres), _AT_ONCE):
         blocks = boxes.read(features, centres[start : start + _AT_ONCE])
-        compared = boxes.compared(optics.whitened(blocks)) @ axes
-        found.append((compared @ few).amax(dim=(1, 2)))
+        found.append((boxes.compared(optics.whitened(blocks), axes) @ few).amax(dim=(1, 2)))
     correlations: Floats = torch.cat(found).numpy().astype(np.float64)
     return correlations
 
@@ -209,13 +214,17 @@ class _Boxes:
         ]
         return torch.from_numpy(np.stack(blocks))
 
-    def compared(self, blocks: Tensor) -> Tensor:
-        """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1."""
+    def compared(self, blocks: Tensor, axes: Tensor | None = None) -> Tensor:
+        """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1.
+
+        With (v, k) axes, (n, s, k) along those.
+        """
         parts = []
         for z, y, x in _SHIFTS:
             low = [_MARGIN + shift for shift in (z, y, x)]
             z_, y_, x_ = (slice(start, start + self.side) for start in low)
-            parts.append(self.normalised(blocks[:, z_, y_, x_]))
+            voxels = self.normalised(blocks[:, z_, y_, x_])
+            parts.append(voxels if axes is None else voxels @ axes)
         return torch.stack(parts, dim=1)
 
     def normalised(self, boxes: Tensor) -> Tensor:

@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 import torch
-from scipy.spatial import KDTree
 
 from tomopicker import parallel
 from tomopicker.augment import augment
@@ -21,6 +20,7 @@ from tomopicker.calibrate import (
     LabelledScores,
     learn_calibration,
     match_labelled,
+    matched_rows,
 )
 from tomopicker.checkpoint import Checkpoint, Description, Priors, load_weights
 from tomopicker.errors import InputError
@@ -30,8 +30,7 @@ from tomopicker.network import build
 from tomopicker.objectives import objective
 from tomopicker.pretrained import pretrained_weights
 from tomopicker.task import Labelled, Task
-from tomopicker.template import FEWEST as FEWEST_TO_ALIGN
-from tomopicker.template import learn_template
+from tomopicker.template import FEWEST_TO_ALIGN, learn_template
 from tomopicker.types import Window
 from tomopicker.windows import cut, grid
 
@@ -43,6 +42,7 @@ if TYPE_CHECKING:
 
     from tomopicker.config import Sampling
     from tomopicker.config import Training as TrainingSettings
+    from tomopicker.features import Features
     from tomopicker.types import Floats
 
 _VALIDATION_WINDOWS = 16
@@ -214,8 +214,7 @@ def calibrate(
         {id(part.features): part.features for part in parts if not part.is_shown.all()}.values()
     )
     everyone = (*task.training, *task.validation)
-    judged: list[tuple[Floats, LabelledScores]] = []
-    known = 0
+    peaks: list[tuple[Features, NDArray[np.float64], Floats]] = []
     for number, features in enumerate(volumes):
         volume = score(
             features,
@@ -226,33 +225,25 @@ def calibrate(
                 begun + (1 - begun) * (n + done) / len(volumes)
             ),
         )
-        centres, scores = find_candidates(
-            volume, config, radius=task.radius, fit=fit_of(checkpoint, features)
-        )
-        labelled = [part.centres[~part.is_shown] for part in everyone if part.features is features]
-        trained = [part.centres for part in task.training if part.features is features]
-        if held_out and trained:
-            centres, scores = as_unseen(
-                centres,
-                scores,
-                seen=np.concatenate(trained),
-                unseen=np.concatenate(
-                    [part.centres for part in task.validation if part.features is features]
-                ),
-                tolerance=MATCH_RADII * task.radius,
-            )
-        accepted = [part.centres[part.is_shown] for part in everyone if part.features is features]
-        rejected = [part.rejected for part in everyone if part.features is features]
+        fit = fit_of(checkpoint, features)
+        centres, scores = find_candidates(volume, config, radius=task.radius, fit=fit)
+        peaks.append((features, centres, scores))
+    if held_out:
+        peaks = as_unseen(peaks, task)
+    judged: list[tuple[Floats, LabelledScores]] = []
+    known = 0
+    for features, centres, scores in peaks:
+        mine = [part for part in everyone if part.features is features]
         found = match_labelled(
             centres,
             scores,
-            np.concatenate(labelled),
-            accepted=np.concatenate(accepted),
-            rejected=np.concatenate(rejected),
+            np.concatenate([part.centres[~part.is_shown] for part in mine]),
+            accepted=np.concatenate([part.centres[part.is_shown] for part in mine]),
+            rejected=np.concatenate([part.rejected for part in mine]),
             tolerance=MATCH_RADII * task.radius,
         )
         judged.append((scores, found))
-        known += sum(len(part.centres) for part in everyone if part.features is features)
+        known += sum(len(part.centres) for part in mine)
     calibration = learn_calibration(judged, known=known, held_out=held_out)
     return replace(
         checkpoint,
@@ -281,40 +272,46 @@ def _with_template(
 
 
 def as_unseen(
-    centres: NDArray[np.float64],
-    scores: Floats,
-    *,
-    seen: Floats,
-    unseen: Floats,
-    tolerance: float,
-) -> tuple[NDArray[np.float64], Floats]:
+    peaks: Sequence[tuple[Features, NDArray[np.float64], Floats]], task: Task
+) -> list[tuple[Features, NDArray[np.float64], Floats]]:
     """Peaks with the scores that training particles would have if they were none.
 
     The network has learned some of their noise, and it is in the average of the aligned. So their
-    peaks are lowered by what they have on average more than the held-out ones, which are of the
-    same kind.
+    peaks are lowered by what the clicked ones have on average more than those that were held out,
+    over all tomograms. Accepted ones are lowered, too, and have no say: a review asks for those
+    about the cut-off, which score less than the others.
 
     Parameters
     ----------
-    centres, scores
-        (n, 3) and (n,), the best first.
-    seen, unseen
-        (m, 3) and (k, 3) places of particles that were learned from, and that were held out.
+    peaks
+        Of each tomogram with its features: (n, 3) centres and (n,) scores, the best first.
     """
-    if not len(centres):
-        return centres, scores
-    tree = KDTree(centres)
-    rows = []
-    for places in (seen, unseen):
-        apart, nearest = tree.query(places)
-        rows.append(np.unique(nearest[apart <= tolerance]))
-    mine, others = rows
-    if not len(mine) or not len(others):
-        return centres, scores
-    scores = scores.copy()
-    scores[mine] -= max(float(scores[mine].mean() - scores[others].mean()), 0.0)
-    order = np.argsort(-scores, kind="stable")
-    return centres[order], scores[order]
+    tolerance = MATCH_RADII * task.radius
+    seen, clicked, unseen = [], [], []
+    for features, centres, scores in peaks:
+
+        def rows(
+            places: list[Floats], centres: Floats = centres, scores: Floats = scores
+        ) -> list[int]:
+            every = np.concatenate([*places, np.empty((0, 3))])
+            return matched_rows(centres, scores, every, tolerance=tolerance)
+
+        trained = [part for part in task.training if part.features is features]
+        fair = rows([part.centres for part in task.validation if part.features is features])
+        seen.append(sorted(set(rows([part.centres for part in trained])) - set(fair)))
+        only_clicked = set(rows([part.centres[~part.is_shown] for part in trained])) - set(fair)
+        clicked += scores[sorted(only_clicked)].tolist()
+        unseen += scores[sorted(set(fair))].tolist()
+    if not clicked or not unseen:
+        return list(peaks)
+    excess = max(float(np.mean(clicked) - np.mean(unseen)), 0.0)
+    lowered = []
+    for (features, centres, scores), mine in zip(peaks, seen, strict=True):
+        scores = scores.copy()
+        scores[mine] -= excess
+        order = np.argsort(-scores, kind="stable")
+        lowered.append((features, centres[order], scores[order]))
+    return lowered
 
 
 def learning_rate(settings: TrainingSettings, measures: Sequence[float | None]) -> float:

@@ -200,7 +200,9 @@ class Run:
 
     def show_average(self, checkpoint: Checkpoint) -> None:
         """Write the average of the aligned particles as a volume, where one was wanted."""
+        from tomopicker.calibrate import FEWEST_TO_CALIBRATE
         from tomopicker.io.tomograms import write_volume
+        from tomopicker.template import FEWEST_TO_ALIGN
 
         description = checkpoint.description
         if checkpoint.template is not None:
@@ -212,10 +214,13 @@ class Run:
                 overwrite=True,
             )
             self.say(f"Aligned {description.aligned} particles; their average is {path}")
-        elif description.config.inference.template_weight:
+            return
+        (self.folder / AVERAGE).unlink(missing_ok=True)
+        if description.config.inference.template_weight:
             self.say(
-                "No particles were aligned: at least 8 to learn from and 10 held out are needed; "
-                "give more clicks, or a validation tomogram"
+                f"No particles were aligned: at least {FEWEST_TO_ALIGN} to learn from and "
+                f"{FEWEST_TO_CALIBRATE} held out are needed; give more clicks, or a validation "
+                "tomogram"
             )
 
     def save_epoch(self, epoch: Epoch) -> None:

@@ -17,7 +17,7 @@ import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Literal, TypeAlias
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeAlias
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
     from tomopicker.serve.session import Session, Taught
     from tomopicker.types import Floats
-    from tomopicker.verdicts import Verdict
 
 Kind: TypeAlias = Literal["train", "pick"]
 State: TypeAlias = Literal["running", "done", "failed", "cancelled"]
@@ -199,6 +198,7 @@ class Rounds:
         self._folder = session.folder / "rounds"
         self._lock = threading.RLock()
         self.job: Job | None = None
+        self._revised: dict[Path, tuple[tuple[Any, ...], list[Candidate]]] = {}
 
     def all(self) -> list[Round]:
         """All rounds, in order."""
@@ -336,7 +336,8 @@ class Rounds:
         """
         used = self.get(number)
         # Picking writes the list last.
-        if not (used.picks / f"{tomogram}.csv").is_file() or not used.is_ready:
+        listed = used.picks / f"{tomogram}.csv"
+        if not listed.is_file() or not used.is_ready:
             return []
         table = candidates_path(used.picks, tomogram)
         changed = table.stat().st_mtime_ns if table.is_file() else 0
@@ -346,11 +347,13 @@ class Rounds:
             for one in self._session.notes.verdicts
             if one.candidate.tomogram == tomogram and one.candidate.model == model
         )
-        record = record_path(used.picks, tomogram)
-        # The record comes after the list; until then the list stays as it is.
-        written = record.stat().st_mtime_ns if record.is_file() else 0
-        automatic = written > 0 and _is_automatic(record, written)
-        return list(_revised(table, changed, tomogram, model, said, automatic))
+        key = (changed, model, said)
+        # The queue wants all tomograms after every verdict, of which one has changed.
+        if table not in self._revised or self._revised[table][0] != key:
+            found = _candidates_of(table, changed, tomogram, model=model)
+            automatic = _is_automatic(record_path(used.picks, tomogram), listed)
+            self._revised[table] = (key, revise(found, said, automatic=automatic))
+        return list(self._revised[table][1])
 
     def _round(self, number: int) -> Round:
         return Round(number=number, folder=self._folder / f"{number:02d}")
@@ -492,27 +495,18 @@ def explain(code: int, log: str) -> str:
     return "This is a fault in TomoPicker, not in your data: please report it with the log below."
 
 
-@lru_cache(maxsize=1000)
-def _revised(
-    path: Path,
-    changed: int,
-    tomogram: str,
-    model: str,
-    said: tuple[Verdict, ...],
-    automatic: bool,
-) -> tuple[Candidate, ...]:
-    """Candidates of a tomogram as the verdicts on them make them look.
+def _is_automatic(record: Path, listed: Path) -> bool:
+    """Whether the picker chose the cut-off of a list by itself.
 
-    The queue wants those of all tomograms after every verdict, of which one has changed.
+    The record is written after the list: an older one is of another. Where there is none that can
+    be read, nobody knows, and the list stays as it is.
     """
-    found = _candidates_of(path, changed, tomogram, model=model)
-    return tuple(revise(found, said, automatic=automatic))
-
-
-@lru_cache(maxsize=1000)
-def _is_automatic(record: Path, changed: int) -> bool:
-    """Whether the picker chose the cut-off of a tomogram by itself."""
-    return read_record(record).origin.cut == RecordedCut()
+    try:
+        if record.stat().st_mtime_ns < listed.stat().st_mtime_ns:
+            return False
+        return read_record(record).origin.cut == RecordedCut()
+    except (OSError, InputError):
+        return False
 
 
 @lru_cache(maxsize=1000)
