@@ -15,7 +15,7 @@ MODULES = {
 COMPUTE_WITH_TORCH = {
     *("tomopicker.augment", "tomopicker.checkpoint", "tomopicker.inference", "tomopicker.memory"),
     *("tomopicker.network", "tomopicker.objectives", "tomopicker.parallel"),
-    *("tomopicker.pretrained", "tomopicker.training"),
+    *("tomopicker.pretrained", "tomopicker.template", "tomopicker.training"),
 }
 
 
