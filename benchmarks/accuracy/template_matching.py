@@ -25,6 +25,7 @@ def match(volume, density, settings, *, orientations: int = 1000) -> np.ndarray:
         The `Simulation` that made the volume: the template is imaged as the particle was.
     """
     from tomopicker.simulate import plant, transfer
+    from tomopicker.template import even_rotations
 
     shape = tuple(fft.next_fast_len(side + density.shape[0], real=True) for side in volume.shape)
     volume = (volume - volume.mean()) / volume.std()
@@ -59,13 +60,3 @@ def match(volume, density, settings, *, orientations: int = 1000) -> np.ndarray:
         template /= np.sqrt((template**2).sum() * weight)
         np.maximum(best, correlate(template, spectrum) / deviation, out=best)
     return best
-
-
-def even_rotations(number: int) -> Rotation:
-    """Rotations that fill all orientations evenly: a super-Fibonacci spiral (Alexa, CVPR 2022)."""
-    s = np.arange(number) + 0.5
-    phi, psi = np.sqrt(2), 1.533751168755204288118041  # psi solves psi**4 = psi + 4
-    near, far = np.sqrt(s / number), np.sqrt(1 - s / number)
-    alpha, beta = 2 * np.pi * s / phi, 2 * np.pi * s / psi
-    quaternions = [near * np.sin(alpha), near * np.cos(alpha), far * np.sin(beta)]
-    return Rotation.from_quat(np.stack([*quaternions, far * np.cos(beta)], axis=1))

@@ -29,6 +29,7 @@ from scipy.optimize import minimize
 from scipy.spatial import KDTree
 
 from tomopicker.labels import ball_voxels
+from tomopicker.verdicts import SLIPS, expected_f1
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
@@ -51,9 +52,6 @@ _BINS = 200
 
 _LEAST_RECALL = 0.4
 """Of a cut-off at which particles are counted."""
-
-_MISJUDGED = 0.02
-"""Share of the verdicts that are wrong, so that no single one is taken for certain."""
 
 # Of the logarithm of the number of particles below its bound, which false peaks raise.
 _BOUND_IS_HIGH = 0.2
@@ -159,7 +157,7 @@ class Judged:
 
     @property
     def best_length(self) -> int:
-        """Length of the list with the best expected F1, twice the hits over length and count.
+        """Length of the list with the best expected F1.
 
         >>> count = Count(estimate=2, low=1, high=3)
         >>> Judged(chances=np.array([0.9, 0.8, 0.2, 0.1]), count=count).best_length
@@ -167,8 +165,7 @@ class Judged:
         """
         if not self.chances.any():
             return 0
-        length = np.arange(1, len(self.chances) + 1)
-        return int(np.argmax(2 * np.cumsum(self.chances) / (length + self.count.estimate))) + 1
+        return int(np.argmax(expected_f1(self.chances, self.count.estimate))) + 1
 
     def length_at(self, rate: float) -> int:
         """Length of the longest list whose expected share of false picks is at most `rate`.
@@ -326,7 +323,7 @@ def learn_calibration(
         for places, is_particle in ((together.accepted, True), (together.rejected, False)):
             others, particles = rates(places, values)
             chances.append((particles if is_particle else others) / (others + particles + 1e-300))
-        chance = _MISJUDGED + (1 - 2 * _MISJUDGED) * np.concatenate(chances)
+        chance = SLIPS + (1 - 2 * SLIPS) * np.concatenate(chances)
         return -float(np.log(chance).sum())
 
     def cost(values: Floats) -> float:

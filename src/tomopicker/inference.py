@@ -228,7 +228,6 @@ def fit_of(checkpoint: Checkpoint, features: Features) -> Fit | None:
         return None
     share = description.aligned / (description.aligned + _TEMPLATE_WORTH)
     weight = share * description.config.inference.template_weight
-
     # Of the candidates, however many peaks there are: a score must not hang on that.
     spacing = description.config.peaks.exclusion * description.radius_voxels
     most = _looked_at(most_candidates(prod(features.shape), spacing))
@@ -341,10 +340,8 @@ def pick(
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
         if checkpoint.template is not None:
             fit = fit_of(checkpoint, features or _features(checkpoint, tomogram, None))
-        if fit is not None:
             peaks = _fitted(peaks, fit, margin)
-        judged_by = most if fit is None else _judged_by(most)
-        judged = judge(peaks.best(judged_by).scores, calibration)
+        judged = judge(peaks.best(_judged_by(most, fit)).scores, calibration)
         if automatic:
             length = judged.best_length
         elif cut.fdr is not None:
@@ -386,7 +383,7 @@ def find_candidates(
     centres, found = find_particles(
         scores, config, radius=radius, count=most, floor=-np.inf, fit=fit
     )
-    judged_by = most if fit is None else _judged_by(most)
+    judged_by = _judged_by(most, fit)
     return centres[:judged_by], found[:judged_by]
 
 
@@ -395,9 +392,9 @@ def _looked_at(candidates: int) -> int:
     return min(ceil(candidates * _LOOKED_AT), _MOST_LOOKED_AT)
 
 
-def _judged_by(candidates: int) -> int:
-    """Number of peaks that a tomogram is judged by, where they were compared with a template."""
-    return ceil(_JUDGED * _looked_at(candidates))
+def _judged_by(candidates: int, fit: Fit | None) -> int:
+    """Number of peaks that a tomogram is judged by: fewer where a template has its say."""
+    return candidates if fit is None else ceil(_JUDGED * _looked_at(candidates))
 
 
 def _chances(judged: Judged, count: int) -> Floats:
@@ -413,8 +410,10 @@ def _peaks(
     return find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
 
 
-def _fitted(peaks: Peaks, fit: Fit, margin: int) -> Peaks:
-    """Peaks with what a template adds to their scores, best first again."""
+def _fitted(peaks: Peaks, fit: Fit | None, margin: int) -> Peaks:
+    """Peaks with what a template adds to their scores, if there is one, best first again."""
+    if fit is None:
+        return peaks
     scores = peaks.scores + fit(peaks.voxels.astype(np.float64) + margin)
     order = np.argsort(-scores, kind="stable")
     return Peaks(voxels=peaks.voxels[order], scores=scores[order])

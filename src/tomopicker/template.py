@@ -108,16 +108,18 @@ def learn_template(
     for features, centres in tomograms:
         rows = np.sort(rng.permutation(len(centres))[: ceil(aligned * len(centres))])
         if len(rows):
-            seen.append((_Optics.of(features, boxes), boxes.read(features, centres[rows])))
+            optics = _Optics.of(features, boxes)
+            particles = boxes.compared(optics.whitened(boxes.read(features, centres[rows])))
+            seen.append((optics.wedge, particles, boxes.whole(optics.wedge) ** 2))
     average: Tensor | None = None
     for number, (orientations, detail) in enumerate([(1, 0.14), *_ROUNDS]):
         progress(number / (1 + len(_ROUNDS)))
         total = torch.zeros((boxes.side,) * 3)
         weight = torch.zeros((boxes.side,) * 3)
         sum_of_chances = 0.0
-        for optics, blocks in seen:
-            particles = boxes.compared(optics.whitened(blocks))  # (n, s, v)
-            count, shifts, voxels = particles.shape
+        for wedge, particles, passed in seen:
+            count, shifts, _ = particles.shape
+            flat = particles.flatten(0, 1)
             if average is None:
                 turns = _matrices(Rotation.random(count, random_state=rng))
                 at_rows, which = torch.arange(count) * shifts + shifts // 2, torch.arange(count)
@@ -125,16 +127,13 @@ def learn_template(
             else:
                 # Each round another grid, so that none of its gaps stays one.
                 turns = _matrices(Rotation.random(random_state=rng) * even_rotations(orientations))
-                templates = boxes.turned(average, turns, optics.wedge)
-                fit = particles.reshape(count * shifts, voxels) @ templates.T
+                fit = flat @ boxes.turned(average, turns, wedge).T
                 best, at = fit.reshape(count, -1).topk(_LIKELIEST, dim=1)
                 chances = torch.softmax(_SHARPNESS * best, dim=1)
                 likely = chances > 0.01
                 at_rows = (torch.arange(count)[:, None] * shifts + at // len(turns))[likely]
                 which, chances = (at % len(turns))[likely], chances[likely]
-            flat = particles.reshape(count * shifts, voxels)
             back = turns.transpose(1, 2)[which]
-            passed = boxes.whole(optics.wedge) ** 2
             for some in torch.split(torch.arange(len(at_rows)), _AT_ONCE):
                 share = chances[some][:, None, None, None]
                 total += (_turn(boxes.filled(flat[at_rows[some]]), back[some]) * share).sum(0)
@@ -203,7 +202,6 @@ class _Boxes:
         self.ball = (MASK_RADII * radius + 0.5 - squared.sqrt()).clamp(0, 1)
         self.inside = self.ball.flatten() > 0
         self.weights = self.ball.flatten()[self.inside]
-        self.distance = squared.sqrt()
 
     def read(self, features: Features, centres: Floats) -> Tensor:
         """(n, outer, outer, outer) standardised density around (n, 3) places."""
@@ -246,16 +244,13 @@ class _Boxes:
         """(k, v) templates: a volume in k orientations as a tomogram shows it, normalised."""
         parts = []
         for some in torch.split(turns, _AT_ONCE):
-            turned = fft.rfftn(_turn(volume.expand(len(some), -1, -1, -1), some), dim=(1, 2, 3))
-            shown = fft.irfftn(turned * wedge, s=(self.side,) * 3, dim=(1, 2, 3))
-            parts.append(self.normalised(shown))
+            turned = _turn(volume.expand(len(some), -1, -1, -1), some)
+            parts.append(self.normalised(_filtered(turned, wedge)))
         return torch.cat(parts)
 
     def low_passed(self, volume: Tensor, detail: float) -> Tensor:
         """Without frequencies above `detail` cycles a voxel."""
-        kept = torch.sigmoid((detail - _frequencies(self.side)) / _EDGE)
-        passed: Tensor = fft.irfftn(fft.rfftn(volume) * kept, s=volume.shape)
-        return passed
+        return _filtered(volume, torch.sigmoid((detail - _frequencies(self.side)) / _EDGE))
 
     def whole(self, wedge: Tensor) -> Tensor:
         """(side, side, side) centred transform of a wedge, which is kept by half."""
@@ -287,8 +282,7 @@ class _Optics:
         amplitude = (spectrum + 1e-3 * spectrum.max()).rsqrt()
         frequency = _frequencies(boxes.outer)
         white = amplitude[shells.number] * torch.sigmoid((_BAND - frequency) / _EDGE)
-        optics = cls(white=white, wedge=torch.ones(1))
-        inner = optics.whitened(blocks)[
+        inner = _filtered(blocks, white)[
             :, *(slice(_MARGIN, _MARGIN + boxes.side) for _ in range(3))
         ]
         shells = _Shells(boxes.side)
@@ -299,9 +293,7 @@ class _Optics:
 
     def whitened(self, blocks: Tensor) -> Tensor:
         """(n, o, o, o) with white noise."""
-        spectrum = fft.rfftn(blocks, dim=(1, 2, 3)) * self.white
-        whitened: Tensor = fft.irfftn(spectrum, s=blocks.shape[1:], dim=(1, 2, 3))
-        return whitened
+        return _filtered(blocks, self.white)
 
 
 class _Shells:
@@ -330,6 +322,14 @@ def _frequencies(size: int) -> Tensor:
     axis, half = fft.fftfreq(size), fft.rfftfreq(size)
     frequencies: Tensor = (axis[:, None, None] ** 2 + axis[:, None] ** 2 + half**2).sqrt()
     return frequencies
+
+
+def _filtered(volumes: Tensor, amplitudes: Tensor) -> Tensor:
+    """(..., n, n, n) volumes with their spectra times (n, n, n // 2 + 1) amplitudes."""
+    axes = (-3, -2, -1)
+    spectra = fft.rfftn(volumes, dim=axes) * amplitudes
+    filtered: Tensor = fft.irfftn(spectra, s=volumes.shape[-3:], dim=axes)
+    return filtered
 
 
 def _power(blocks: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ Order: TypeAlias = Literal["teach", "random", "best"]
 ANSWERS: dict[str, Answer] = {"a": "accept", "r": "reject", "s": "skip"}
 """The answer of each key."""
 
-_SLIPS = 0.02
+SLIPS = 0.02
 """Share of the answers that are wrong, so that no single one is taken for certain."""
 
 _ODDS_SPREAD = 1.0
@@ -169,6 +169,24 @@ def near(
     return close
 
 
+def expected_f1(chances: Floats, particles: float) -> Floats:
+    """(n,) expected F1 of the lists of the 1, 2, ... n best: twice the hits over length and count.
+
+    Parameters
+    ----------
+    chances
+        (n,) that each is a particle, the best first.
+    particles
+        Expected number of particles in all.
+
+    >>> expected_f1(np.array([1.0, 0.5]), 2.0).tolist()  # 2 · 1 / (1 + 2), 2 · 1.5 / (2 + 2)
+    [0.6666666666666666, 0.75]
+    """
+    length = np.arange(1, len(chances) + 1)
+    f1: Floats = 2 * np.cumsum(chances) / (length + particles)
+    return f1
+
+
 def worth(chances: Floats) -> Floats:
     """(n,) how much the answer to each candidate would add to the expected F1 of the best list.
 
@@ -228,7 +246,7 @@ def revise(
     log_odds = np.log(chances / (1 - chances))
     is_particle = np.array([answers[candidates[row]] for row in asked])
     factors = np.linspace(-_FARTHEST_ODDS, _FARTHEST_ODDS, _STEPS)
-    expected = _SLIPS + (1 - 2 * _SLIPS) * _logistic(log_odds[asked] + factors[:, None])
+    expected = SLIPS + (1 - 2 * SLIPS) * _logistic(log_odds[asked] + factors[:, None])
     surprise = -np.log(np.where(is_particle, expected, 1 - expected)).sum(axis=1)
     best = factors[np.argmin(surprise + (factors / _ODDS_SPREAD) ** 2 / 2)]
     revised = _logistic(log_odds + best)
@@ -302,9 +320,7 @@ def _lot(voxel: tuple[float, float, float]) -> float:
 def _best_cut(chances: Floats) -> float:
     """F / 2 of the list with the best expected F1: its picks have chances above that."""
     best_first = np.sort(chances)[::-1]
-    lengths = np.arange(1, len(chances) + 1)
-    expected = 2 * np.cumsum(best_first) / (lengths + best_first.sum())
-    return float(expected.max(initial=0.0)) / 2
+    return float(expected_f1(best_first, best_first.sum()).max(initial=0.0)) / 2
 
 
 def _logistic(log_odds: Floats) -> Floats:
