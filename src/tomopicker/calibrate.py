@@ -27,6 +27,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from scipy.spatial import KDTree
+from scipy.special import expit
 
 from tomopicker.labels import ball_voxels
 from tomopicker.verdicts import SLIPS, expected_f1
@@ -49,6 +50,12 @@ _UNIT_SHARE = 6
 
 _FARTHEST = 1000.0
 _BINS = 200
+
+# Of the regression that tells what shape is worth. The slope of a score may come out as nothing
+# beside the shape's, but no logit is worth less than a tenth of what it says.
+_RIDGE = 2e-4
+_DOUBT = 1.5
+_LEAST_SLOPE = 0.1
 
 _LEAST_RECALL = 0.4
 """Of a cut-off at which particles are counted."""
@@ -196,6 +203,44 @@ def matched_rows(
         return []
     near = KDTree(peaks).query_ball_point(places, tolerance)
     return [rows[scores[rows].argmax()] for rows in near if rows]
+
+
+def shape_weight(
+    scores: Floats, contrasts: Floats, is_particle: NDArray[np.bool_], *, most: float
+) -> float:
+    """How much a template's contrast is worth beside a candidate's score, 0 to `most`.
+
+    A logistic regression of particles against all other candidates on both: where the network knows
+    what the contrast tells, it leaves it no weight. A few particles say little, so it is taken
+    one and a half of its standard errors lower: shape counts only where it is sure to.
+
+    Parameters
+    ----------
+    scores, contrasts, is_particle
+        (n,) of the best candidates; unlabelled particles among them make both weights smaller.
+    """
+    if np.count_nonzero(is_particle) < FEWEST_TO_CALIBRATE or is_particle.all():
+        return 0.0
+    columns = np.stack([scores, contrasts], axis=1)
+    spread = columns.std(axis=0)
+    if not spread.all():
+        return 0.0
+    columns = np.column_stack([(columns - columns.mean(axis=0)) / spread, np.ones(len(columns))])
+    ridge = _RIDGE * len(columns) * np.array([1.0, 1.0, 0.0])
+
+    def loss(weights: Floats) -> tuple[float, Floats]:
+        logits = columns @ weights
+        value = np.logaddexp(0, logits) - is_particle * logits
+        slope = columns.T @ (expit(logits) - is_particle) + ridge * weights
+        return float(value.sum() + ridge @ weights**2 / 2), slope
+
+    weights = minimize(loss, np.zeros(3), jac=True).x
+    chance = expit(columns @ weights)
+    curvature = (columns * (chance * (1 - chance))[:, None]).T @ columns + np.diag(ridge)
+    errors = np.sqrt(np.diag(np.linalg.inv(curvature)))
+    of_score, of_contrast = weights[:2] / spread
+    sure = of_contrast - _DOUBT * errors[1] / spread[1]
+    return float(np.clip(sure / max(of_score, _LEAST_SLOPE), 0.0, most))
 
 
 def match_labelled(

@@ -66,6 +66,8 @@ class Description(Described):
     """Of the radial matched filter; None without that channel."""
     aligned: Annotated[int, Field(ge=0)] = 0
     """Particles that the template is the average of."""
+    template_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
+    """Of the template's contrast in the scores of peaks."""
     calibration: Calibration | None = None
     training_tomograms: tuple[str, ...]
     validation_tomogram: str | None = None

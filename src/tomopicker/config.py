@@ -162,9 +162,10 @@ class Inference(Stage):
     """Of the matched filter's correlation, in its standard deviations, in the scores: they are the
     network's logits and this many times the correlation, where the network has its channel."""
     template_weight: NotNegative = 0.0
-    """Of how well a peak fits the average of the aligned particles, a correlation from -1 to 1, in
-    its score (`default` only). n training particles count as n / (n + 25) of it; there must be
-    eight, and ten held out. 0 aligns nothing, which trains and picks faster."""
+    """The most that shape may weigh in a peak's score: how much better the average of the aligned
+    particles fits there than decoys do, a difference of correlations (`default` only). How much
+    it does weigh is measured on the held-out particles. There must be ten of them and eight to
+    align. 0 aligns nothing, which trains and picks faster."""
 
 
 class Peaks(Stage):
@@ -323,7 +324,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
         "ema": 0.98,
         "keep": "last",
     },
-    "inference": {"method": "whole", "filter_weight": 1.0},
+    "inference": {"method": "whole", "filter_weight": 1.0, "template_weight": 150.0},
     "peaks": {"exclusion": 0.8, "smoothing": 0.1, "margin": 0.5, "subvoxel": True},
 }
 

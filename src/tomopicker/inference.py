@@ -28,7 +28,7 @@ from tomopicker.peaks import Peaks, find_peaks, refine
 from tomopicker.prefetch import one_ahead
 from tomopicker.preprocess import Normalisation, finite
 from tomopicker.rescale import rescale, rescaled_voxel_size
-from tomopicker.template import fits
+from tomopicker.template import contrasts
 from tomopicker.types import Particles, Shape, Window
 from tomopicker.windows import around, grid, inside, shifted, tile_of, tiles
 
@@ -54,9 +54,6 @@ nothing, so that nothing was computed."""
 
 Fit: TypeAlias = "Callable[[NDArray[np.float64]], Floats]"
 """(n, 3) places ``z y x``, the best first, to (n,) what a template adds to their scores."""
-
-_TEMPLATE_WORTH = 25
-"""Aligned particles whose average counts half."""
 
 _LOOKED_AT = 0.5
 _MOST_LOOKED_AT = 20_000
@@ -216,30 +213,33 @@ def _features(checkpoint: Checkpoint, tomogram: Tomogram, radial: RadialFilter |
 
 
 def fit_of(checkpoint: Checkpoint, features: Features) -> Fit | None:
-    """What the checkpoint's template adds to the score of a peak; None without a template.
+    """What the checkpoint's template adds to the score of a peak; None where it adds nothing.
 
     Parameters
     ----------
     features
         Of the tomogram; its correlation is not looked at.
     """
-    template, description = checkpoint.template, checkpoint.description
-    if template is None:
+    weight = checkpoint.description.template_weight
+    if checkpoint.template is None or not weight:
         return None
-    share = description.aligned / (description.aligned + _TEMPLATE_WORTH)
-    weight = share * description.config.inference.template_weight
+    return lambda centres: weight * contrasts_of(checkpoint, features, centres)
+
+
+def contrasts_of(
+    checkpoint: Checkpoint, features: Features, centres: NDArray[np.float64]
+) -> Floats:
+    """(n,) contrast of the checkpoint's template at (n, 3) peaks ``z y x``, the best first."""
+    template, description = checkpoint.template, checkpoint.description
+    assert template is not None
     # Of the candidates, however many peaks there are: a score must not hang on that.
     spacing = description.config.peaks.exclusion * description.radius_voxels
     most = _looked_at(most_candidates(prod(features.shape), spacing))
-
-    def fit(centres: NDArray[np.float64]) -> Floats:
-        # Peaks far down the list are no particles, however they fit: they get what the last ones
-        # that are looked at get.
-        near = fits(features, centres[:most], template, radius=description.radius_voxels)
-        last = float(np.median(near[-max(len(near) // 5, 1) :])) if len(near) else 0.0
-        return weight * np.pad(near, (0, len(centres) - len(near)), constant_values=last)
-
-    return fit
+    near = contrasts(features, centres[:most], template, radius=description.radius_voxels)
+    # Peaks far down the list are no particles, however they fit: they get what the last ones that
+    # are looked at get.
+    last = float(np.median(near[-max(len(near) // 5, 1) :])) if len(near) else 0.0
+    return np.pad(near, (0, len(centres) - len(near)), constant_values=last)
 
 
 def find_particles(
@@ -273,7 +273,8 @@ def find_particles(
     if fit is None:
         peaks = _peaks(scores, config, radius, count, floor)
     else:
-        peaks = _fitted(_peaks(scores, config, radius, count, -np.inf), fit, margin)
+        peaks = _peaks(scores, config, radius, count, -np.inf)
+        peaks = _fitted(peaks, fit(_centres(scores, peaks, config, radius) + margin))
         peaks = peaks.best(int(np.count_nonzero(peaks.scores > floor)))
     return _centres(scores, peaks, config, radius) + margin, peaks.scores
 
@@ -338,10 +339,11 @@ def pick(
     else:
         # The list is the start of the candidates, unless it is the longer of the two.
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
-        if checkpoint.template is not None:
+        if checkpoint.template is not None and description.template_weight:
             fit = fit_of(checkpoint, features or _features(checkpoint, tomogram, None))
-            peaks = _fitted(peaks, fit, margin)
-        judged = judge(peaks.best(_judged_by(most, fit)).scores, calibration)
+        if fit is not None:
+            peaks = _fitted(peaks, fit(_centres(scores, peaks, config, radius) + margin))
+        judged = judge(peaks.best(_judged_by(most, by_shape=fit is not None)).scores, calibration)
         if automatic:
             length = judged.best_length
         elif cut.fdr is not None:
@@ -383,8 +385,23 @@ def find_candidates(
     centres, found = find_particles(
         scores, config, radius=radius, count=most, floor=-np.inf, fit=fit
     )
-    judged_by = _judged_by(most, fit)
-    return centres[:judged_by], found[:judged_by]
+    judged = _judged_by(most, by_shape=fit is not None)
+    return centres[:judged], found[:judged]
+
+
+def add_shape(
+    centres: NDArray[np.float64], scores: Floats, added: Floats, *, most: int
+) -> tuple[NDArray[np.float64], Floats]:
+    """Candidates of `find_candidates`, of `most` at most, as it finds them with a template.
+
+    Parameters
+    ----------
+    added
+        (n,) what the template adds to the scores.
+    """
+    scores = scores + added
+    order = np.argsort(-scores, kind="stable")[: _judged_by(most, by_shape=True)]
+    return centres[order], scores[order]
 
 
 def _looked_at(candidates: int) -> int:
@@ -392,9 +409,9 @@ def _looked_at(candidates: int) -> int:
     return min(ceil(candidates * _LOOKED_AT), _MOST_LOOKED_AT)
 
 
-def _judged_by(candidates: int, fit: Fit | None) -> int:
+def _judged_by(candidates: int, *, by_shape: bool) -> int:
     """Number of peaks that a tomogram is judged by: fewer where a template has its say."""
-    return candidates if fit is None else ceil(_JUDGED * _looked_at(candidates))
+    return ceil(_JUDGED * _looked_at(candidates)) if by_shape else candidates
 
 
 def _chances(judged: Judged, count: int) -> Floats:
@@ -410,11 +427,9 @@ def _peaks(
     return find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
 
 
-def _fitted(peaks: Peaks, fit: Fit | None, margin: int) -> Peaks:
-    """Peaks with what a template adds to their scores, if there is one, best first again."""
-    if fit is None:
-        return peaks
-    scores = peaks.scores + fit(peaks.voxels.astype(np.float64) + margin)
+def _fitted(peaks: Peaks, added: Floats) -> Peaks:
+    """Peaks with what a template adds to their scores, best first again."""
+    scores = peaks.scores + added
     order = np.argsort(-scores, kind="stable")
     return Peaks(voxels=peaks.voxels[order], scores=scores[order])
 

@@ -1,9 +1,15 @@
-"""Template: the clicked particles' average in three dimensions, and how well candidates fit it.
+"""Template: the clicked particles' average in three dimensions, and what has its shape.
 
 The radial filter knows a particle's size and rings, not its shape. Aligned with each other, the
-clicked particles give an average that does, and what fits it in no orientation is another
-molecule. Nothing is searched: only around the peaks that the network has found is the average
-turned into all orientations, which as products of matrices takes seconds.
+clicked particles give an average that does. Nothing is searched: only around the peaks that the
+network has found is the average turned into all orientations, which as products of matrices takes
+seconds.
+
+How well a place fits says little by itself. Whatever is large, dense and clear fits any template
+of its size, in the best of thousands of orientations, better than a particle does in more noise.
+So every place is also compared with decoys, shapes that it is not expected to have but which are
+like the average in all else: its mirror image, and lumps of its size and spectrum. What counts is
+how much better the average fits than they do.
 
 Everything is computed in boxes whose noise was made white, and which lack what the missing wedge
 lacks in their tomogram; both are measured on boxes of it at random places.
@@ -48,9 +54,16 @@ _BAND = 0.4  # cycles a voxel beyond which nothing is looked at
 _EDGE = 0.02
 
 _ORIENTATIONS = 3000
-"""About 17 degrees apart; at 1,000 half of the gain is lost."""
+"""About 17 degrees apart; at 1,000 a part of the gain is lost."""
+_DECOYS = 3000
+"""Lumps, each in one orientation, so that the best of them is the best of as many."""
+_LUMPS = 14
+"""At most, that one decoy is made of."""
 _COMPONENTS = 384
-"""Of the orientations' templates, which hold all but a thousandth of them at this resolution."""
+"""Of the templates of all three kinds, which hold 98 % of them at this resolution."""
+_COARSE = 10
+"""Of so many templates one is tried at all shifts, and the others at the best few of these."""
+_SHIFTS_KEPT = 4
 _AT_ONCE = 128
 
 # Rounds of alignment: orientations tried, and the finest detail in cycles a voxel, which grows so
@@ -145,8 +158,11 @@ def learn_template(
     return Template(volume=average.numpy())
 
 
-def fits(features: Features, centres: Floats, template: Template, *, radius: float) -> Floats:
-    """(n,) correlation of each place with the template in its best orientation, -1 to 1.
+def contrasts(features: Features, centres: Floats, template: Template, *, radius: float) -> Floats:
+    """(n,) how much better the template fits each place than decoys do, -1 to 1.
+
+    The correlation with the template in its best orientation and shift, less the mean of the
+    correlations with its mirror image and with the best of the lumps.
 
     Parameters
     ----------
@@ -162,18 +178,30 @@ def fits(features: Features, centres: Floats, template: Template, *, radius: flo
     boxes = _Boxes(radius)
     optics = _Optics.of(features, boxes)
     turns = _matrices(even_rotations(_ORIENTATIONS))
-    templates = boxes.turned(torch.from_numpy(template.volume), turns, optics.wedge)
+    volume = torch.from_numpy(template.volume)
+    # A particle has one hand, and noise has neither.
+    kinds = [boxes.turned(some, turns, optics.wedge) for some in (volume, volume.flip(0))]
+    kinds.append(boxes.lumps(volume, _DECOYS, optics.wedge))
+    templates = torch.cat(kinds)
     # They vary in few ways, in whose space the products are of smaller matrices.
     with torch.random.fork_rng(devices=()):
         torch.manual_seed(0)
         _, _, axes = torch.svd_lowrank(templates, q=min(_COMPONENTS, *templates.shape), niter=2)
     few = (templates @ axes).T
+    lengths = [len(kind) for kind in kinds]
+    del kinds, templates
+    coarse = few[:, ::_COARSE].contiguous()
     found = []
     for start in range(0, len(centres), _AT_ONCE):
         blocks = boxes.read(features, centres[start : start + _AT_ONCE])
-        found.append((boxes.compared(optics.whitened(blocks), axes) @ few).amax(dim=(1, 2)))
-    correlations: Floats = torch.cat(found).numpy().astype(np.float64)
-    return correlations
+        places = boxes.compared(optics.whitened(blocks), axes)
+        best = (places @ coarse).amax(dim=2).topk(_SHIFTS_KEPT, dim=1).indices
+        kept = places.gather(1, best[:, :, None].expand(-1, -1, places.shape[2]))
+        by_kind = torch.split(kept @ few, lengths, dim=2)
+        fit, mirrored, lumps = (some.amax(dim=(1, 2)) for some in by_kind)
+        found.append(fit - (mirrored + lumps) / 2)
+    differences: Floats = torch.cat(found).numpy().astype(np.float64)
+    return differences
 
 
 def even_rotations(number: int) -> Rotation:
@@ -194,6 +222,7 @@ class _Boxes:
     """Cubes around places, of which a ball is compared."""
 
     def __init__(self, radius: float) -> None:
+        self.radius = radius
         self.side = side(radius)
         self.half = self.side // 2
         self.outer = self.side + 2 * _MARGIN + 1  # even, for the transform
@@ -202,6 +231,8 @@ class _Boxes:
         self.ball = (MASK_RADII * radius + 0.5 - squared.sqrt()).clamp(0, 1)
         self.inside = self.ball.flatten() > 0
         self.weights = self.ball.flatten()[self.inside]
+        self.places = torch.stack(torch.meshgrid(axis, axis, axis, indexing="ij"), dim=-1)
+        self.places = self.places.reshape(-1, 3)[self.inside].float()
 
     def read(self, features: Features, centres: Floats) -> Tensor:
         """(n, outer, outer, outer) standardised density around (n, 3) places."""
@@ -241,12 +272,61 @@ class _Boxes:
         return full.reshape(-1, self.side, self.side, self.side)
 
     def turned(self, volume: Tensor, turns: Tensor, wedge: Tensor) -> Tensor:
-        """(k, v) templates: a volume in k orientations as a tomogram shows it, normalised."""
+        """(k, v) templates: a volume in k orientations as a tomogram shows it, normalised.
+
+        The volume is 0 outside of the ball, so only the ball's voxels are turned.
+        """
         parts = []
         for some in torch.split(turns, _AT_ONCE):
-            turned = _turn(volume.expand(len(some), -1, -1, -1), some)
-            parts.append(self.normalised(_filtered(turned, wedge)))
+            # Where each voxel comes from, in the grid's order and units: x y z, the faces at 1.
+            grid = (self.places @ some).flip(2)[:, None, None] / self.half
+            volumes = volume.expand(len(some), 1, -1, -1, -1)
+            voxels = functional.grid_sample(volumes, grid, align_corners=True)
+            parts.append(self.shown(self.filled(voxels[:, 0, 0, 0]), wedge))
         return torch.cat(parts)
+
+    def lumps(self, volume: Tensor, number: int, wedge: Tensor) -> Tensor:
+        """(k, v) templates: random shapes of a volume's size and spectrum, seen in one orientation.
+
+        Each is of a few Gaussian lumps in an ellipsoid, and has in every shell of spatial
+        frequencies the power that the volume has there.
+        """
+        shells = _Shells(self.side)
+        power = shells.means(fft.rfftn(volume).abs().square())
+        axis = torch.arange(self.side) - self.half
+        rng = np.random.default_rng(0)
+        radius = self.radius
+        parts = []
+        for start in range(0, number, _AT_ONCE):
+            count = min(_AT_ONCE, number - start)
+            size = radius * rng.uniform(0.6, 1.05, (count, 1))
+            shape = np.exp(rng.normal(0, 0.25, (count, 1, 3)))
+            shape /= np.cbrt(shape.prod(axis=2, keepdims=True))
+            places = rng.normal(size=(count, _LUMPS, 3))
+            places /= np.linalg.norm(places, axis=2, keepdims=True)
+            places *= np.cbrt(rng.uniform(size=(count, _LUMPS, 1))) * 0.8 * size[:, :, None] * shape
+            weights = rng.uniform(0.5, 1.5, (count, _LUMPS))
+            weights *= rng.choice([1, 1, 1, -0.5], (count, _LUMPS))  # some are holes
+            weights *= np.arange(_LUMPS) < rng.integers(3, _LUMPS + 1, (count, 1))
+            sigma = size * rng.uniform(0.15, 0.4, (count, _LUMPS))
+            at, width = (torch.from_numpy(a.astype(np.float32)) for a in (places, sigma))
+            z, y, x = (
+                torch.exp(-((axis - at[:, :, i, None]) ** 2) / (2 * width[:, :, None] ** 2))
+                for i in range(3)
+            )
+            z = z * torch.from_numpy(weights.astype(np.float32))[:, :, None]
+            density = torch.einsum("nkz,nky,nkx->nzyx", z, y, x).clamp(min=0).tanh() * self.ball
+            spectra = fft.rfftn(density, dim=(1, 2, 3))
+            own = torch.stack([shells.means(one.abs().square()) for one in spectra])
+            gain = (power / own.clamp(min=1e-12)).sqrt()
+            spectra = spectra * gain[:, shells.number]
+            decoys = fft.irfftn(spectra, s=density.shape[1:], dim=(1, 2, 3)) * self.ball
+            parts.append(self.shown(decoys, wedge))
+        return torch.cat(parts)
+
+    def shown(self, volumes: Tensor, wedge: Tensor) -> Tensor:
+        """(k, v) templates: volumes as a tomogram shows them, normalised."""
+        return self.normalised(_filtered(volumes, wedge))
 
     def low_passed(self, volume: Tensor, detail: float) -> Tensor:
         """Without frequencies above `detail` cycles a voxel."""

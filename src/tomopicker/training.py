@@ -21,11 +21,13 @@ from tomopicker.calibrate import (
     learn_calibration,
     match_labelled,
     matched_rows,
+    most_candidates,
+    shape_weight,
 )
 from tomopicker.checkpoint import Checkpoint, Description, Priors, load_weights
 from tomopicker.errors import InputError
-from tomopicker.inference import find_candidates, fit_of, network_of, score
-from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED
+from tomopicker.inference import add_shape, contrasts_of, find_candidates, network_of, score
+from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED, ball_voxels
 from tomopicker.network import build
 from tomopicker.objectives import objective
 from tomopicker.pretrained import pretrained_weights
@@ -188,7 +190,8 @@ def calibrate(
     """Add to a checkpoint what scores its labelled particles reach, by which picking is cut.
 
     With `inference.template_weight` the training particles are aligned first, where others are held
-    out, and their average is added, too: how well a peak fits it is part of the score.
+    out, and their average is added, too. How much shape counts in the scores is what the held-out
+    particles tell (`shape_weight`).
 
     The particles of validation are scored in their tomogram, whole, and with them the training
     particles of that tomogram, whose scores are somewhat better than an unseen particle's: they are
@@ -225,9 +228,10 @@ def calibrate(
                 begun + (1 - begun) * (n + done) / len(volumes)
             ),
         )
-        fit = fit_of(checkpoint, features)
-        centres, scores = find_candidates(volume, config, radius=task.radius, fit=fit)
+        centres, scores = find_candidates(volume, config, radius=task.radius)
         peaks.append((features, centres, scores))
+    if checkpoint.template is not None:
+        checkpoint, peaks = _weigh_shape(task, checkpoint, peaks)
     if held_out:
         peaks = as_unseen(peaks, task)
     judged: list[tuple[Floats, LabelledScores]] = []
@@ -269,6 +273,54 @@ def _with_template(
         description=checkpoint.description.model_copy(update={"aligned": clicked}),
         template=template,
     )
+
+
+def _weigh_shape(
+    task: Task,
+    checkpoint: Checkpoint,
+    peaks: Sequence[tuple[Features, NDArray[np.float64], Floats]],
+) -> tuple[Checkpoint, list[tuple[Features, NDArray[np.float64], Floats]]]:
+    """Find how much the template's contrast counts in the scores, and add it to them.
+
+    Held-out particles are compared with twice as many of the best candidates as particles are
+    expected, among which the choice is hard; not with the aligned, whose noise the average has.
+    """
+    tolerance = MATCH_RADII * task.radius
+    shapes: list[Floats] = []
+    fair: list[NDArray[np.bool_]] = []
+    seen: list[NDArray[np.bool_]] = []
+    for features, centres, scores in peaks:
+        shapes.append(contrasts_of(checkpoint, features, centres))
+        for parts, marks in ((task.validation, fair), (task.training, seen)):
+            places = [part.centres for part in parts if part.features is features]
+            mark = np.zeros(len(centres), dtype=bool)
+            every = np.concatenate([*places, np.empty((0, 3))])
+            mark[matched_rows(centres, scores, every, tolerance=tolerance)] = True
+            marks.append(mark)
+    is_fair = np.concatenate(fair)
+    every_score, every_shape = (
+        np.concatenate(some) for some in ([scores for _, _, scores in peaks], shapes)
+    )
+    voxels = sum(math.prod(features.shape) for features, _, _ in peaks)
+    core = ball_voxels(task.config.labels.core_radius(task.radius))
+    hard = math.ceil(2 * task.prior.expected * voxels / core)
+    rows = np.flatnonzero(is_fair | ~np.concatenate(seen))
+    rows = rows[np.argsort(-every_score[rows], kind="stable")[:hard]]
+    weight = shape_weight(
+        every_score[rows],
+        every_shape[rows],
+        is_fair[rows],
+        most=task.config.inference.template_weight,
+    )
+    if weight:
+        spacing = task.config.peaks.exclusion * task.radius
+        peaks = [
+            (features, *add_shape(centres, scores, weight * shape, most=most))
+            for (features, centres, scores), shape in zip(peaks, shapes, strict=True)
+            for most in [most_candidates(math.prod(features.shape), spacing)]
+        ]
+    described = checkpoint.description.model_copy(update={"template_weight": weight})
+    return replace(checkpoint, description=described), list(peaks)
 
 
 def as_unseen(

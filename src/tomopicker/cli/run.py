@@ -214,6 +214,11 @@ class Run:
                 overwrite=True,
             )
             self.say(f"Aligned {description.aligned} particles; their average is {path}")
+            if not description.template_weight:
+                self.say(
+                    "How well a pick fits it will not count: for the held-out particles it tells "
+                    "nothing for sure that the network does not"
+                )
             return
         (self.folder / AVERAGE).unlink(missing_ok=True)
         if description.config.inference.template_weight:
