@@ -31,4 +31,13 @@ Slurm = Annotated[
 
 Detach = Annotated[bool, typer.Option("--detach", help="With --slurm: submit, and do not watch.")]
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+
+def _be_quiet(context: typer.Context, quiet: bool) -> bool:
+    from tomopicker.cli.log import quieted
+
+    context.with_resource(quieted(quiet))
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.", callback=_be_quiet)]
+"""Takes effect by itself, until the command's end."""
