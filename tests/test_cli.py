@@ -26,9 +26,8 @@ from tomopicker.types import Tomogram
 Command = Callable[..., Outcome]
 
 COMMANDS = (
-    *("demo", "simulate", "inspect", "train", "pick", "evaluate", "plot", "report"),
-    *("serve", "review"),
-    "benchmark",
+    *("demo", "simulate", "inspect", "convert", "train", "pick", "merge", "evaluate"),
+    *("plot", "report", "serve", "review", "benchmark"),
 )
 COUNTS = {"precision", "recall", "f1", "true_positives", "false_positives", "false_negatives"}
 

@@ -19,7 +19,9 @@ Mask = Annotated[
     ),
 ]
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: a CUDA GPU where there is one.")
+]
 
 Slurm = Annotated[
     Path | None,

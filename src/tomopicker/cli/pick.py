@@ -40,7 +40,11 @@ def pick(
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Also write this format (repeatable); csv always is."),
+        typer.Option(
+            "--format",
+            help="Also write this format (repeatable; see docs/formats.md); relion5 when left out. "
+            "csv always is.",
+        ),
     ] = None,
     pixel_size: Annotated[
         float | None,
