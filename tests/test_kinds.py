@@ -230,10 +230,10 @@ def test_lists_of_an_earlier_merge_stay_and_are_named(
     for _ in range(2):
         done = tomopicker("merge", ribosome, ring, "--out", out, "--force")
         assert done.code == 0, done.stderr
-        warnings = [line for line in done.errors if "of an earlier merge" in line]
+        warnings = [line for line in done.errors if "an earlier merge" in line]
         assert [line.split(", which")[0] for line in warnings] == [
-            f"Warning: {out / 'ribosome'} holds lists of an earlier merge, of TS_2",
-            f"Warning: {out / 'ring'} holds lists of an earlier merge, of TS_1",
+            f"Warning: {out} still holds what an earlier merge left of ribosome in TS_2",
+            f"Warning: {out} still holds what an earlier merge left of ring in TS_1",
         ]
         assert (out / "summary.csv").read_text().splitlines()[1:] == [
             "TS_1,ribosome,2,0",

@@ -103,8 +103,8 @@ def merge(
         some = [row[0] for row in earlier if row[1] == name]
         others = f" and {len(some) - 1} more" if len(some) > 1 else ""
         console.print(
-            f"Warning: {out / name} holds lists of an earlier merge, of {some[0]}{others}, which "
-            "are not merged now; remove them if they do not belong there any more",
+            f"Warning: {out} still holds what an earlier merge left of {name} in {some[0]}{others}"
+            ", which is not merged now; remove it if it does not belong there any more",
             soft_wrap=True,
         )
     console.print(f"See {out / _SUMMARY}", soft_wrap=True)
