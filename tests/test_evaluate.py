@@ -289,6 +289,14 @@ def test_the_command_evaluates_folders_by_stem(
     assert "Mean F1 of the tomograms 0.750" in text
 
 
+def test_a_folder_of_simulated_tomograms_is_one_of_lists(
+    simulated: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command(simulated, simulated, json=True)
+    result = json.loads(capsys.readouterr().out)
+    assert (list(result["tomograms"]), result["f1"]) == (["sim_0001", "sim_0002"], 1)
+
+
 @pytest.mark.parametrize("side", [0, 1])
 def test_a_list_without_its_counterpart_is_named(folders: tuple[Path, Path], side: int) -> None:
     write_list(folders[side] / "other.csv", 1)
