@@ -3,8 +3,10 @@
 import contextlib
 import io
 import os
+import signal
+import subprocess
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -75,6 +77,24 @@ def tomopicker() -> Command:
 def environment() -> dict[str, str]:
     """Environment of a real process that runs this source, on one thread."""
     return {**os.environ, "PYTHONPATH": str(SOURCE), "OMP_NUM_THREADS": "1", "COLUMNS": "200"}
+
+
+def start_process(
+    command: Sequence[object], environment: Mapping[str, str], *, stdout: int | None = None
+) -> subprocess.Popen[str]:
+    """Start a command as a terminal does: in a group of its own, with the usual signals."""
+    return subprocess.Popen(
+        [*map(str, command)],
+        env=environment,
+        stdout=stdout,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # A shell that runs the tests in the background, or nohup, has its children ignore these.
+        preexec_fn=lambda: [
+            signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)
+        ],
+    )
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import SHORT, Outcome
+from conftest import SHORT, Outcome, start_process
 from tomopicker import training
 from tomopicker.checkpoint import Checkpoint, read_checkpoint
 from tomopicker.cli.run import console
@@ -26,9 +26,8 @@ from tomopicker.types import Tomogram
 Command = Callable[..., Outcome]
 
 COMMANDS = (
-    *("demo", "simulate", "inspect", "train", "pick", "evaluate", "plot", "report"),
-    *("serve", "review"),
-    "benchmark",
+    *("demo", "simulate", "inspect", "convert", "train", "pick", "merge", "evaluate"),
+    *("plot", "report", "serve", "review", "benchmark"),
 )
 COUNTS = {"precision", "recall", "f1", "true_positives", "false_positives", "false_negatives"}
 
@@ -560,16 +559,9 @@ def test_ctrl_c_during_training_leaves_a_checkpoint_that_picks(
     tomopicker: Command, simulated: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     run = tmp_path / "run"
-    command = [sys.executable, "-W", "error", "-m", "tomopicker"]
-    command += map(str, learn(simulated, run, "--epochs", 100_000))
-    with subprocess.Popen(
-        command,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        # A shell that runs the tests in the background has its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+    words = learn(simulated, run, "--epochs", 100_000)
+    command = [sys.executable, "-W", "error", "-m", "tomopicker", *words]
+    with start_process(command, environment) as process:
         deadline = time.monotonic() + 180
         while not (run / "last.safetensors").is_file() and time.monotonic() < deadline:
             assert process.poll() is None

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from conftest import SHORT, Outcome
+from conftest import SHORT, Outcome, start_process
 from tomopicker.cluster import Profile, Submitted, Work, read_profile, submit
 from tomopicker.errors import InputError
 from tomopicker.signals import handling, held
@@ -268,25 +268,17 @@ def test_signals_wait_until_the_jobs_that_are_being_submitted_are_noted(
     (slurm / "sbatch").write_text(f"#!/bin/sh\nkill -{name} $PPID\n{submit}\n")
     out = tmp_path / "picks"
     words = ("pick", trained, simulated, "--out", out, "--slurm", asked)
-    ended = subprocess.run(
-        [sys.executable, "-m", "tomopicker", *map(str, words)],
-        env=environment | {"PATH": os.environ["PATH"]},
-        stderr=subprocess.PIPE,
-        text=True,
-        check=False,
-        # In the background, or by nohup, the tests and their children may be ignoring them.
-        preexec_fn=lambda: [
-            signal.signal(each, signal.SIG_DFL) for each in (signal.SIGINT, signal.SIGHUP)
-        ],
-    )
-    assert ended.returncode == {"INT": 130, "TERM": 143, "HUP": -signal.SIGHUP}[name]
+    command = [sys.executable, "-m", "tomopicker", *words]
+    with start_process(command, environment | {"PATH": os.environ["PATH"]}) as process:
+        _, errors = process.communicate()
+    assert process.returncode == {"INT": 130, "TERM": 143, "HUP": -signal.SIGHUP}[name]
     assert (slurm / "submitted").exists()
     submitted = Submitted.read(out)
     assert submitted is not None
     assert submitted.job == "42"
     said = (slurm / "said").read_text() if (slurm / "said").exists() else ""
     assert ("scancel 42" in said) == (name == "INT")
-    assert ("Cancelled job 42" in ended.stderr) == (name == "INT")
+    assert ("Cancelled job 42" in errors) == (name == "INT")
 
 
 def test_a_signal_that_another_thread_is_given_waits_too() -> None:

@@ -218,6 +218,49 @@ def test_lists_of_each_kind_and_one_of_all(
     assert tomopicker("merge", ribosome, f"ring={ring}", "--out", out, "--force").code == 0
 
 
+def test_lists_of_an_earlier_merge_stay_and_are_named(
+    tomopicker: Command, folders: tuple[Path, Path], tmp_path: Path
+) -> None:
+    ribosome, ring = folders
+    out = tmp_path / "all"
+    assert tomopicker("merge", ribosome, f"ring={ring}", "--out", out).code == 0
+    # TS_2 is taken out, and the second kind is called otherwise.
+    for path in (record_path(ribosome, "TS_2"), candidates_path(ribosome, "TS_2")):
+        path.unlink()
+    for _ in range(2):
+        done = tomopicker("merge", ribosome, ring, "--out", out, "--force")
+        assert done.code == 0, done.stderr
+        warnings = [line for line in done.errors if "an earlier merge" in line]
+        assert [line.split(", which")[0] for line in warnings] == [
+            f"Warning: {out} still holds what an earlier merge left of ribosome in TS_2",
+            f"Warning: {out} still holds what an earlier merge left of ring in TS_1",
+        ]
+        assert (out / "summary.csv").read_text().splitlines()[1:] == [
+            "TS_1,ribosome,2,0",
+            "TS_1,small,1,1",
+            "TS_1,ring,1,1",
+            "TS_2,ribosome,1,0",
+        ]
+    (out / "ribosome/TS_2.csv").unlink()
+    (out / "ring/TS_1.csv").unlink()
+    done = tomopicker("merge", ribosome, ring, "--out", out, "--force")
+    assert "earlier merge" not in done.stderr
+    assert len((out / "summary.csv").read_text().splitlines()) == 3
+
+
+@pytest.mark.parametrize(
+    "text", ["", "a,b\n1,2\n", "tomogram,kind,picks,left_out\nTS_2,ribosome\n"]
+)
+def test_a_summary_that_is_none_is_replaced(
+    tomopicker: Command, folders: tuple[Path, Path], tmp_path: Path, text: str
+) -> None:
+    (tmp_path / "all").mkdir()
+    (tmp_path / "all/summary.csv").write_text(text)
+    done = tomopicker("merge", *folders, "--out", tmp_path / "all", "--force")
+    assert done.code == 0, done.stderr
+    assert len((tmp_path / "all/summary.csv").read_text().splitlines()) == 4
+
+
 def lines(path: Path) -> list[str]:
     """What a file says, but for comments, which tell the time."""
     return [line for line in path.read_text().splitlines() if not line.startswith("#")]

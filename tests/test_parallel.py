@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from conftest import SHORT as SECOND
-from conftest import Command
+from conftest import Command, start_process
 from tomopicker import parallel
 from tomopicker.checkpoint import read_checkpoint
 from tomopicker.config import Network, Objective, preset
@@ -286,13 +286,8 @@ def test_ctrl_c_stops_all_processes_after_a_step(
     simulated: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     run = tmp_path / "run"
-    with subprocess.Popen(
-        _torchrun(simulated, run, "--epochs", 100_000),
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    ) as process:
+    command = _torchrun(simulated, run, "--epochs", 100_000)
+    with start_process(command, environment) as process:
         deadline = time.monotonic() + 180
         while not (run / "last.safetensors").is_file() and time.monotonic() < deadline:
             assert process.poll() is None

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 import urllib.request
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -980,18 +981,9 @@ def test_a_round_tells_what_it_found_when_all_of_it_is_there(workbench: Workbenc
         workbench.rounds.candidates(found.number, "a")
 
 
-@pytest.mark.parametrize(
-    ("cut", "is_old", "shorter"),
-    [({}, False, True), ({"count": 20}, False, False), ({}, True, False)],
-)
-def test_rejections_shorten_a_list_that_ended_by_itself(
-    page: TestClient,
-    workbench: Workbench,
-    tmp_path: Path,
-    cut: dict[str, int],
-    is_old: bool,
-    shorter: bool,
-):
+@pytest.fixture
+def thirty(page: TestClient, workbench: Workbench, tmp_path: Path):
+    """A round with a list of 20 of 30 candidates in sim_0001, which has no record yet."""
     (tmp_path / "best.safetensors").write_bytes(b"a model")
     found = workbench.rounds.adopt(tmp_path)
     found.picks.mkdir(parents=True)
@@ -999,28 +991,67 @@ def test_rejections_shorten_a_list_that_ended_by_itself(
     table = found.picks / "sim_0001_candidates.csv"
     table.write_text("\n".join(["x,y,z,score,probability,picked", *rows]) + "\n")
     (found.picks / "sim_0001.csv").write_text("x,y,z\n")
-    origin = Origin(checkpoint="ab", tomogram=(), cut=RecordedCut(**cut))
-    record = record_of("sim_0001", shape=(9, 9, 9), picks=20, origin=origin)
-    write_record(record_path(found.picks, "sim_0001"), record)
+    return Thirty(page=page, workbench=workbench, round=found)
 
-    def listed() -> int:
-        return sum(one.picked for one in workbench.rounds.candidates(found.number, "sim_0001"))
 
-    assert listed() == 20
+@dataclass(frozen=True, kw_only=True)
+class Thirty:
+    """A round with 30 candidates in sim_0001."""
+
+    page: TestClient
+    workbench: Workbench
+    round: rounds.Round
+
+    @property
+    def record(self) -> Path:
+        return record_path(self.round.picks, "sim_0001")
+
+    def write_record(self, **cut: int) -> None:
+        """Tell how the list ended."""
+        origin = Origin(checkpoint="ab", tomogram=(), cut=RecordedCut(**cut))
+        write_record(self.record, record_of("sim_0001", shape=(9, 9, 9), picks=20, origin=origin))
+
+    def listed(self) -> int:
+        """How many are picked."""
+        return sum(one.picked for one in self._candidates())
+
+    def reject_eight(self) -> None:
+        """Reject some of the picks."""
+        for one in self._candidates()[8:16]:
+            shown = {"at": one.voxel, "score": one.score, "probability": one.probability}
+            shown |= {"picked": one.picked, "model": one.model}
+            said = {"tomogram": "sim_0001", "answer": "reject", "order": "teach"}
+            done = act(self.page, do="judge", shown=[shown], **said)
+            assert done.status_code == 200, done.text
+
+    def _candidates(self) -> list[Candidate]:
+        return self.workbench.rounds.candidates(self.round.number, "sim_0001")
+
+
+@pytest.mark.parametrize(
+    ("cut", "is_old", "shorter"),
+    [({}, False, True), ({"count": 20}, False, False), ({}, True, False)],
+)
+def test_rejections_shorten_a_list_that_ended_by_itself(
+    thirty: Thirty, cut: dict[str, int], is_old: bool, shorter: bool
+):
+    thirty.write_record(**cut)
+    assert thirty.listed() == 20
     # A record that is older than the list is of another list.
     if is_old:
-        os.utime(record_path(found.picks, "sim_0001"), ns=(0, 0))
-    for one in workbench.rounds.candidates(found.number, "sim_0001")[8:16]:
-        shown = {"at": one.voxel, "score": one.score, "probability": one.probability}
-        shown |= {"picked": one.picked, "model": one.model}
-        done = act(
-            page, do="judge", tomogram="sim_0001", answer="reject", order="teach", shown=[shown]
-        )
-        assert done.status_code == 200, done.text
-    assert (listed() < 16) if shorter else (listed() == 20)
+        os.utime(thirty.record, ns=(0, 0))
+    thirty.reject_eight()
+    assert (thirty.listed() < 16) if shorter else (thirty.listed() == 20)
     for _ in range(8):
-        act(page, do="undo")
-    assert listed() == 20
+        act(thirty.page, do="undo")
+    assert thirty.listed() == 20
+
+
+def test_a_list_that_was_seen_before_its_record_is_looked_at_again(thirty: Thirty):
+    thirty.reject_eight()
+    assert thirty.listed() == 20
+    thirty.write_record()
+    assert thirty.listed() < 16
 
 
 @pytest.mark.parametrize(

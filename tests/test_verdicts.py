@@ -236,6 +236,20 @@ def test_across_tomograms_the_uncertain_come_first_wherever_they_are():
     assert [one.probability for one in asked] == [0.5, 0.6, 0.9, 0.05, 0.99]
 
 
+def test_without_probabilities_those_at_the_end_of_each_list_come_first():
+    # The second list ends between scores that lie far down in the first one.
+    lists = [
+        [
+            candidate(9 * i, score=top - i, probability=None, picked=i < 3, tomogram=name)
+            for i in range(6)
+        ]
+        for name, top in (("TS_01", 20.0), ("TS_02", 2.0))
+    ]
+    asked = queue_across([pool(*some) for some in lists], ())
+    assert {one.score for one in asked[:4]} == {18.0, 17.0, 0.0, -1.0}
+    assert queue_across([pool(), pool(*lists[0])], ()) == queue(lists[0], (), radius=5)
+
+
 def test_places_in_two_tomograms_are_not_near_each_other():
     same_place = [candidate(10), candidate(10, tomogram="TS_02")]
     pools = [pool(one) for one in same_place]

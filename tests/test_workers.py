@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from conftest import Command
+from conftest import Command, start_process
 from killing import contents, make_tomograms
 from tomopicker.cli import picking
 from tomopicker.cli.picking import Opening
@@ -44,19 +44,6 @@ def with_two(run: Path, tomograms: Path, out: Path) -> list[str]:
     """Command that picks with two workers."""
     words = ("pick", run, tomograms, "--count", 9, "--device", "cpu", "--workers", 2, "--out", out)
     return [sys.executable, "-m", "tomopicker", *map(str, words)]
-
-
-def start(command: list[str], environment: dict[str, str]) -> subprocess.Popen[str]:
-    """Start a command as a terminal does: in a group of its own, which Ctrl-C ends."""
-    return subprocess.Popen(
-        command,
-        env=environment,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # A shell that runs the tests in the background has its children ignore Ctrl-C.
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
 
 
 def await_the_first(process: subprocess.Popen[str], out: Path) -> None:
@@ -133,7 +120,7 @@ def test_a_signal_ends_all_workers_and_the_same_command_goes_on(
 ) -> None:
     out = tmp_path / "picks"
     command = with_two(trained, many, out)
-    process = start(command, environment)
+    process = start_process(command, environment)
     await_the_first(process, out)
     # As a terminal does, to all processes; a scheduler's may come to the first one alone.
     if number == signal.SIGINT:
@@ -156,7 +143,7 @@ def test_a_worker_that_is_killed_costs_its_tomogram_and_is_told(
     trained: Path, many: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     out = tmp_path / "picks"
-    process = start(with_two(trained, many, out), environment)
+    process = start_process(with_two(trained, many, out), environment)
     await_the_first(process, out)
     workers = workers_of(process.pid)
     assert len(workers) == 2
@@ -177,7 +164,7 @@ def test_a_worker_that_dies_before_its_first_tomogram_costs_that_one_alone(
     trained: Path, listed: Path, tmp_path: Path, environment: dict[str, str]
 ) -> None:
     out = tmp_path / "picks"
-    process = start(with_two(trained, listed, out), {**environment, "FORCE_COLOR": "1"})
+    process = start_process(with_two(trained, listed, out), {**environment, "FORCE_COLOR": "1"})
     workers: list[int] = []
     while process.poll() is None and not workers:
         time.sleep(0.01)

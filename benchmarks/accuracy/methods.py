@@ -30,18 +30,24 @@ from tomograms import FAMILIES, TARGETS, VOXEL_SIZE, describe
 TOLERANCE = 10 / 12
 """Particle radii within which a pick counts: the paper's 10 voxels at a radius of 12."""
 
-WITHOUT: dict[str, dict[str, object]] = {
-    "pretraining": {"training.start": "random"},
-    "mean-of-weights": {"training.start_worth": 0.0},
-    "pretraining-and-filter": {"network.filter_channel": False},
-    "core": {"labels.core": 1.0},
-    "augmentation": {"sampling.augment": False},
-    "average": {"training.ema": 0.0},
-    "subvoxel": {"peaks.subvoxel": False, "peaks.smoothing": 0.0},
-    "pu": {"objective.name": "pn"},
-    "filter-in-scores": {"inference.filter_weight": 0.0},
+WITHOUT: dict[str, tuple[str, dict[str, object]]] = {
+    "pretraining": ("from random weights (20 epochs)", {"training.start": "random"}),
+    "mean-of-weights": ("without the mean with the first weights", {"training.start_worth": 0.0}),
+    "pretraining-and-filter": (
+        "from random weights (20 epochs), without the filter",
+        {"network.filter_channel": False},
+    ),
+    "core": ("with labels as large as the particle", {"labels.core": 1.0}),
+    "augmentation": ("without augmentation", {"sampling.augment": False}),
+    "average": ("without the average over steps", {"training.ema": 0.0}),
+    "subvoxel": (
+        "without smoothing and sub-voxel centres",
+        {"peaks.subvoxel": False, "peaks.smoothing": 0.0},
+    ),
+    "pu": ("with PN in place of PU", {"objective.name": "pn"}),
+    "filter-in-scores": ("without the filter in the scores", {"inference.filter_weight": 0.0}),
 }
-"""Settings that switch one part of `default` off."""
+"""What the table calls `default` without one of its parts, and the settings that switch it off."""
 
 ALIGNED: dict[str, object] = {"inference.template_weight": 50.0}
 
@@ -120,7 +126,9 @@ def run(name: str, method: str, seed: int, options: argparse.Namespace) -> dict[
         raise SystemExit(f"{method}: no such method")
     else:
         clicks = None if kind == "ceiling" else int(number)
-        overrides = (WITHOUT[without] if without else {}) | (ALIGNED if kind == "aligned" else {})
+        overrides = (WITHOUT[without][1] if without else {}) | (
+            ALIGNED if kind == "aligned" else {}
+        )
         search, row["estimate"] = _default(name, clicks, seed, options, overrides)
     row["training_cpu_seconds"] = round(time.process_time() - started, 1)
     started = time.process_time()

@@ -23,6 +23,7 @@ is what settings are chosen by, without a test tomogram.
 from __future__ import annotations
 
 import argparse
+import hashlib
 import json
 import os
 import subprocess
@@ -303,6 +304,7 @@ def _candidates(part: str, scores, tomogram, kept, features):
 
     picked = pick(scores, tomogram, kept, Cut(), features=features)
     table = picked.candidates
+    model = _digest(kept)
     return [
         Candidate(
             tomogram=part,
@@ -310,7 +312,7 @@ def _candidates(part: str, scores, tomogram, kept, features):
             score=value,
             probability=chance,
             picked=number < len(picked.particles),
-            model=str(id(kept)),
+            model=model,
         )
         for number, (at, value, chance) in enumerate(
             zip(
@@ -321,6 +323,12 @@ def _candidates(part: str, scores, tomogram, kept, features):
             )
         )
     ]
+
+
+def _digest(kept) -> str:
+    """What tells a model from all others, as the product tells them apart."""
+    weights = (tensor.numpy().tobytes() for tensor in kept.weights.values())
+    return hashlib.sha256(b"".join(weights)).hexdigest()
 
 
 def _judge(person: Person, kept, parts, reviewed, unseen) -> dict[str, object]:

@@ -13,6 +13,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from methods import WITHOUT
 
 TITLES = {
     "template": "template matching, true map",
@@ -25,18 +26,6 @@ TITLES = {
     "aligned": "`default` with the average of the aligned clicks",
     "ceiling": "`default`, every target labelled",
 }
-WITHOUT = {
-    "pretraining": "from random weights (20 epochs)",
-    "pretraining-and-filter": "from random weights (20 epochs), without the filter",
-    "filter-in-scores": "without the filter in the scores",
-    "mean-of-weights": "without the mean with the first weights",
-    "average": "without the average over steps",
-    "augmentation": "without augmentation",
-    "core": "with labels as large as the particle",
-    "pu": "with PN in place of PU",
-    "subvoxel": "without smoothing and sub-voxel centres",
-}
-"""How `default` is called that lacks a part, as `methods.WITHOUT` names them."""
 COLUMNS = (
     ("F1 at the true count", lambda part: part["true_count"]["f1"]),
     ("F1 at its own cut-off", lambda part: part.get("own_cut", {}).get("f1")),
@@ -95,7 +84,7 @@ def _title(method: str) -> str:
         return TITLES[name]
     kind, _, number = name.rpartition("-")
     title = f"{TITLES.get(kind, kind)}, {number} clicks"
-    return f"{title}, {WITHOUT.get(without, f'without {without}')}" if without else title
+    return f"{title}, {WITHOUT[without][0]}" if without else title
 
 
 def _order(method: str) -> tuple[int, str, int]:

@@ -154,7 +154,7 @@ def queue_across(
         for one, known, put in zip(some, is_known, is_later, strict=True):
             if not known:
                 (later if put else waiting).append(one)
-    ranks = _ranks([one for pool in pools for one in pool.candidates], order)
+    ranks = _ranks(pools, order)
     return [*sorted(waiting, key=ranks.__getitem__), *sorted(later, key=ranks.__getitem__)]
 
 
@@ -262,7 +262,7 @@ def revise(
 
 
 def chances_of(candidates: Sequence[Candidate]) -> Floats:
-    """(n,) probability of each candidate.
+    """(n,) probability of each candidate of one tomogram.
 
     Where a picker tells none it is taken as a logistic curve of the score about the cut-off, or
     about the lowest score where all are picked.
@@ -299,15 +299,18 @@ def precision(right: int, wrong: int) -> tuple[float, float, float]:
     return share, max(centre - half, 0.0), min(centre + half, 1.0)
 
 
-def _ranks(candidates: Sequence[Candidate], order: Order) -> dict[Candidate, int]:
+def _ranks(pools: Sequence[Pool], order: Order) -> dict[Candidate, int]:
     """Place of each candidate in an order."""
+    candidates = [one for pool in pools for one in pool.candidates]
     if order == "random":
         # By place, so that the sample stays the same as verdicts come in and the list changes.
         rows = np.argsort([_lot(one.voxel) for one in candidates], kind="stable")
     elif order == "best":
         rows = np.argsort([-one.score for one in candidates], kind="stable")
     else:
-        rows = np.argsort(-worth(chances_of(candidates)), kind="stable")
+        # Where chances are taken from scores, each list has an end of its own.
+        chances = np.concatenate([np.zeros(0), *(chances_of(pool.candidates) for pool in pools)])
+        rows = np.argsort(-worth(chances), kind="stable")
     return {candidates[row]: rank for rank, row in enumerate(rows.tolist())}
 
 

@@ -19,7 +19,7 @@ import pytest
 from safetensors.torch import load_file
 from virtual_cluster import NODES, Cluster, NoClusterError, cluster, why_not
 
-from conftest import SHORT, Outcome
+from conftest import SHORT, Outcome, start_process
 from killing import contents, make_tomograms
 
 TOMOGRAMS, BROKEN = 30, 2
@@ -52,15 +52,10 @@ def start(
 
         def run(*arguments: object) -> "subprocess.Popen[str]":
             # Neither Ctrl-C nor the end of the tests reaches it by itself.
-            process = subprocess.Popen(
-                [sys.executable, "-m", "tomopicker", *map(str, arguments)],
-                env={**environment, **slurm.environment, **environment},
+            process = start_process(
+                [sys.executable, "-m", "tomopicker", *arguments],
+                {**environment, **slurm.environment, **environment},
                 stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                start_new_session=True,
-                # A shell that runs the tests in the background has its children ignore Ctrl-C.
-                preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
             )
             stack.enter_context(process)
             stack.callback(process.kill)

@@ -132,10 +132,12 @@ def _evaluate_each(
     for name in truth:
         owners = [pick for pick, known in matched.items() if known == name]
         if len(owners) != 1:
-            found = "no picks" if not owners else f"several lists of picks ({', '.join(owners)})"
+            found, remedy = "no picks", "pick it"
+            if owners:
+                found, remedy = f"several lists of picks ({', '.join(owners)})", "keep one list"
             raise InputError(
                 f"{sources[0]}: has {found} for the known particles of {name}; "
-                f"keep one list, or remove {name} from {sources[1]}"
+                f"{remedy}, or remove {name} from {sources[1]}"
             )
     return {
         name: evaluate(

@@ -68,6 +68,7 @@ def merge(
         for path in [out / _SUMMARY, *_planned(kinds, out)]:
             if path.exists():
                 raise InputError(f"{path}: is already there; give another --out, or --force")
+    earlier = _left_over(kinds, out)
     rows: list[tuple[str, str, int, int]] = []
     with progress_bar("Merging") as bar:
         for number, name in enumerate(names):
@@ -81,19 +82,29 @@ def merge(
             rows += _merge_one(name, [kind for kind in kinds if name in kind.records], out)
             bar.show((number + 1) / len(names))
     _list_for_relion(out, kinds)
+    there: list[Sequence[object]] = [*rows, *earlier]
+    there.sort(key=lambda row: str(row[0]))
     with (
         whole_file(out / _SUMMARY, overwrite=True) as temporary,
         temporary.open("w", newline="", encoding="utf-8") as file,
     ):
         writer = csv.writer(file, lineterminator="\n")
         writer.writerow(_COLUMNS)
-        writer.writerows(rows)
+        writer.writerows(there)
     for kind in kinds:
         stayed = sum(row[2] for row in rows if row[1] == kind.kind)
         lost = sum(row[3] for row in rows if row[1] == kind.kind)
         console.print(
             f"{kind.kind}: {stayed} of {stayed + lost} picks stay in {len(kind.records)} "
             f"tomogram(s), {lost} are another kind's",
+            soft_wrap=True,
+        )
+    for name in sorted({row[1] for row in earlier}):
+        some = [row[0] for row in earlier if row[1] == name]
+        others = f" and {len(some) - 1} more" if len(some) > 1 else ""
+        console.print(
+            f"Warning: {out} still holds what an earlier merge left of {name} in {some[0]}{others}"
+            ", which is not merged now; remove it if it does not belong there any more",
             soft_wrap=True,
         )
     console.print(f"See {out / _SUMMARY}", soft_wrap=True)
@@ -157,6 +168,25 @@ def _check(kinds: Sequence[_Folder], out: Path) -> None:
                     f"{name}: was picked in another volume for {kind.kind} than for {other.kind} "
                     f"({_volume(record)}, and {_volume(like)}); pick the same one for both"
                 )
+
+
+def _left_over(kinds: Sequence[_Folder], out: Path) -> list[list[str]]:
+    """Rows of an earlier summary whose lists are there and are not going to be replaced."""
+    try:
+        text = (out / _SUMMARY).read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return []
+    header, *rows = [*csv.reader(text.splitlines())] or [[]]
+    if tuple(header) != _COLUMNS:
+        return []
+    now = {(name, kind.kind) for kind in kinds for name in kind.records}
+    return [
+        row
+        for row in rows
+        if len(row) == len(_COLUMNS)
+        and (row[0], row[1]) not in now
+        and (out / row[1] / f"{row[0]}.csv").is_file()
+    ]
 
 
 def _merge_one(name: str, kinds: Sequence[_Folder], out: Path) -> list[tuple[str, str, int, int]]:

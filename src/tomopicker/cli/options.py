@@ -19,7 +19,9 @@ Mask = Annotated[
     ),
 ]
 
-Device = Annotated[str, typer.Option(help="cpu, cuda, or auto.")]
+Device = Annotated[
+    str, typer.Option(help="cpu, cuda, cuda:1, mps, or auto: a CUDA GPU where there is one.")
+]
 
 Slurm = Annotated[
     Path | None,
@@ -31,4 +33,13 @@ Slurm = Annotated[
 
 Detach = Annotated[bool, typer.Option("--detach", help="With --slurm: submit, and do not watch.")]
 
-Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.")]
+
+def _be_quiet(context: typer.Context, quiet: bool) -> bool:
+    from tomopicker.cli.log import quieted
+
+    context.with_resource(quieted(quiet))
+    return quiet
+
+
+Quiet = Annotated[bool, typer.Option("--quiet", help="Say nothing but errors.", callback=_be_quiet)]
+"""Takes effect by itself, until the command's end."""

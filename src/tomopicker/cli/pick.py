@@ -40,7 +40,11 @@ def pick(
     ] = None,
     formats: Annotated[
         list[str] | None,
-        typer.Option("--format", help="Also write this format (repeatable); csv always is."),
+        typer.Option(
+            "--format",
+            help="Also write this format (repeatable; see docs/formats.md); relion5 when left out. "
+            "csv always is.",
+        ),
     ] = None,
     pixel_size: Annotated[
         float | None,
@@ -95,7 +99,7 @@ def pick(
     default), or after the expected number of particles (preset paper). The same command again
     picks what is missing.
     """
-    from tomopicker.cli.log import Log, ending, quieted, terminable
+    from tomopicker.cli.log import Log, ending, terminable
     from tomopicker.cli.outputs import Outputs
     from tomopicker.cli.picking import (
         Opening,
@@ -129,7 +133,7 @@ def pick(
         raise InputError("--shard: --slurm parts the tomograms by itself; leave one of them out")
     profile = read_cluster(slurm, detach=detach)
     check_folder(out)
-    with quieted(quiet), terminable():
+    with terminable():
         # Where jobs pick, this machine need not have what they pick on.
         here = device if profile is None else "cpu"
         model = read_model(run, cut, device=here, memory=gigabytes)

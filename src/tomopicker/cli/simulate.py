@@ -36,6 +36,7 @@ def simulate(
 
     from tomopicker import simulate as stage
     from tomopicker.cli.units import parse_length
+    from tomopicker.io.names import SIMULATION
     from tomopicker.io.whole import whole_file
 
     if not (math.isfinite(voxel_size) and voxel_size > 0):
@@ -68,7 +69,7 @@ def simulate(
                 counts[name] = len(simulated.particles)
                 used[name] = this.model_dump(mode="json")
                 typer.echo(f"{name}: {counts[name]} particles", err=True)
-            with whole_file(Path(unfinished) / "simulation.json") as path:
+            with whole_file(Path(unfinished) / SIMULATION) as path:
                 path.write_text(json.dumps({"seed": seed, "tomograms": used}, indent=2) + "\n")
             for file in sorted(Path(unfinished).iterdir()):
                 file.replace(out / file.name)
@@ -83,7 +84,7 @@ def simulate(
         f"with {sum(counts.values())} particles in all:\n"
         f"  {first.name}.mrc     the tomogram, particles dark\n"
         f"  {first.name}.csv     the particles' true centres, x,y,z in voxels\n"
-        "  simulation.json  the settings and the seed\n"
+        f"  {SIMULATION}  the settings and the seed\n"
         "Train a picker on it, for instance:\n"
         f"  tomopicker train {first}.mrc --picks {first}.csv --radius {radius} --out run"
     )

@@ -121,10 +121,10 @@ def train(
 ) -> None:
     """Learn to find a particle from a few clicked ones."""
     from tomopicker import parallel
-    from tomopicker.cli.log import quieted
     from tomopicker.cli.run import (
         Run,
         choose_device,
+        console,
         masked,
         masks_of,
         read_labelled,
@@ -139,110 +139,107 @@ def train(
 
     parallel.join()
     is_first = parallel.number() == 0
-    with quieted(quiet or not is_first):
-        with parallel.failing_together():
-            profile = read_cluster(slurm, detach=detach)
-            if profile is not None and parallel.processes() > 1:
-                raise InputError("--slurm: submits one job; give it without torchrun")
-            if is_first and (profile is None or at_work(out) is None):
-                Run.check_out(out, resume=resume)
-            if (val_tomogram is None) != (val_picks is None):
-                raise InputError(
-                    "--val-tomogram and --val-picks belong together: give both or neither"
-                )
-            # Where a job trains, this machine need not have what it trains on.
-            if profile is None:
-                device = parallel.own_device(choose_device(device))
-        with parallel.failing_together():
-            tomograms, lists = tomograms_and_picks(tomograms, picks)
-            lists = lists or picks_of_project(tomograms)
-            labelled, rejected = read_labelled(
-                tomograms,
-                lists,
+    if not is_first:
+        console.quiet = True
+    with parallel.failing_together():
+        profile = read_cluster(slurm, detach=detach)
+        if profile is not None and parallel.processes() > 1:
+            raise InputError("--slurm: submits one job; give it without torchrun")
+        if is_first and (profile is None or at_work(out) is None):
+            Run.check_out(out, resume=resume)
+        if (val_tomogram is None) != (val_picks is None):
+            raise InputError("--val-tomogram and --val-picks belong together: give both or neither")
+        # Where a job trains, this machine need not have what it trains on.
+        if profile is None:
+            device = parallel.own_device(choose_device(device))
+    with parallel.failing_together():
+        tomograms, lists = tomograms_and_picks(tomograms, picks)
+        lists = lists or picks_of_project(tomograms)
+        labelled, rejected = read_labelled(
+            tomograms,
+            lists,
+            voxel_size=voxel_size,
+            skip_unmatched=skip_unmatched,
+            negatives=negatives or (),
+        )
+        shown, elsewhere = None, 0
+        if accepted is not None:
+            shown = read_places([accepted], [tomogram for tomogram, _ in labelled])
+            elsewhere = count_elsewhere(accepted, [tomogram.name for tomogram, _ in labelled])
+        validation = None
+        if val_tomogram is not None and val_picks is not None:
+            found, _ = read_labelled(
+                [val_tomogram],
+                [val_picks],
                 voxel_size=voxel_size,
                 skip_unmatched=skip_unmatched,
-                negatives=negatives or (),
             )
-            shown, elsewhere = None, 0
-            if accepted is not None:
-                shown = read_places([accepted], [tomogram for tomogram, _ in labelled])
-                elsewhere = count_elsewhere(accepted, [tomogram.name for tomogram, _ in labelled])
-            validation = None
-            if val_tomogram is not None and val_picks is not None:
-                found, _ = read_labelled(
-                    [val_tomogram],
-                    [val_picks],
-                    voxel_size=voxel_size,
-                    skip_unmatched=skip_unmatched,
-                )
-                if len(found) > 1:
-                    raise InputError(
-                        f"--val-tomogram {val_tomogram}: {len(found)} tomograms there have picks; "
-                        "name one"
-                    )
-                (validation,) = found
-            everyone = [tomogram.name for tomogram, _ in filter(None, (*labelled, validation))]
-            masks = masks_of(mask, everyone)
-            size = labelled[0][0].voxel_size
-            overrides: dict[str, object] = {
-                "training.seed": seed,
-                **_parse_settings(settings or []),
-            }
-            if epochs is not None:
-                overrides["training.epochs"] = epochs
-            if objective is not None:
-                overrides["objective.name"] = objective.value
-            config = make_config(
-                preset.value,
-                radius_angstrom=_radius(radius, diameter, size),
-                voxel_size=size,
-                expected=expected,
-                overrides=overrides,
-            )
-            if profile is not None:
-                train_with_a_job(profile, out, detach=detach)
-                return
-            if parallel.processes() > config.training.batch:
+            if len(found) > 1:
                 raise InputError(
-                    f"{parallel.processes()} processes cannot share batches of "
-                    f"{config.training.batch} windows: give torchrun --nproc-per-node "
-                    f"{config.training.batch} at most, or larger batches with --set "
-                    "training.batch=N"
+                    f"--val-tomogram {val_tomogram}: {len(found)} tomograms there have picks; "
+                    "name one"
                 )
-
-            def give_mask(tomogram: Tomogram, particles: Particles) -> tuple[Tomogram, Particles]:
-                angstrom = config.radius_angstrom
-                with_mask = masked(
-                    tomogram, mask, masks, radius_angstrom=angstrom, particles=particles
-                )
-                return with_mask, particles
-
-            labelled = [give_mask(*pair) for pair in labelled]
-            validation = validation and give_mask(*validation)
-            task = prepare(config, labelled, validation, rejected, shown)
-            run = Run.create(out, config) if is_first and not resume else Run.resume(out)
-            start = _last_epoch(run) if resume else None
-        if not is_first:
-            _follow(task, start, device=device)
+            (validation,) = found
+        everyone = [tomogram.name for tomogram, _ in filter(None, (*labelled, validation))]
+        masks = masks_of(mask, everyone)
+        size = labelled[0][0].voxel_size
+        overrides: dict[str, object] = {
+            "training.seed": seed,
+            **_parse_settings(settings or []),
+        }
+        if epochs is not None:
+            overrides["training.epochs"] = epochs
+        if objective is not None:
+            overrides["objective.name"] = objective.value
+        config = make_config(
+            preset.value,
+            radius_angstrom=_radius(radius, diameter, size),
+            voxel_size=size,
+            expected=expected,
+            overrides=overrides,
+        )
+        if profile is not None:
+            train_with_a_job(profile, out, detach=detach)
             return
-        with run:
-            run.save_clicks(labelled)
-            for tomogram, _ in filter(None, (*labelled, validation)):
-                note = rescaling(tomogram, config, task.voxel_size)
-                if note is not None:
-                    run.say(note)
-            _report_task(run, task)
-            if elsewhere:
-                run.say(f"{elsewhere} places of --accepted are in other tomograms and left out")
-            if any(len(places) for places in shown or ()) and _counts_by_accepted(task):
-                run.say(
-                    "Fewer than ten particles are labelled beside those of --accepted, so all "
-                    "count as clicks: the number of particles and the cut-off, which follow from "
-                    "them, may be far off; click ten or more by yourself"
-                )
-            checkpoint = _train(run, task, start, device=device)
-            _finish(run, task, checkpoint, device=device)
-            run.say(f"Done. Pick with: tomopicker pick {out} TOMOGRAM... --out picks")
+        if parallel.processes() > config.training.batch:
+            raise InputError(
+                f"{parallel.processes()} processes cannot share batches of "
+                f"{config.training.batch} windows: give torchrun --nproc-per-node "
+                f"{config.training.batch} at most, or larger batches with --set "
+                "training.batch=N"
+            )
+
+        def give_mask(tomogram: Tomogram, particles: Particles) -> tuple[Tomogram, Particles]:
+            angstrom = config.radius_angstrom
+            with_mask = masked(tomogram, mask, masks, radius_angstrom=angstrom, particles=particles)
+            return with_mask, particles
+
+        labelled = [give_mask(*pair) for pair in labelled]
+        validation = validation and give_mask(*validation)
+        task = prepare(config, labelled, validation, rejected, shown)
+        run = Run.create(out, config) if is_first and not resume else Run.resume(out)
+        start = _last_epoch(run) if resume else None
+    if not is_first:
+        _follow(task, start, device=device)
+        return
+    with run:
+        run.save_clicks(labelled)
+        for tomogram, _ in filter(None, (*labelled, validation)):
+            note = rescaling(tomogram, config, task.voxel_size)
+            if note is not None:
+                run.say(note)
+        _report_task(run, task)
+        if elsewhere:
+            run.say(f"{elsewhere} places of --accepted are in other tomograms and left out")
+        if any(len(places) for places in shown or ()) and _counts_by_accepted(task):
+            run.say(
+                "Fewer than ten particles are labelled beside those of --accepted, so all "
+                "count as clicks: the number of particles and the cut-off, which follow from "
+                "them, may be far off; click ten or more by yourself"
+            )
+        checkpoint = _train(run, task, start, device=device)
+        _finish(run, task, checkpoint, device=device)
+        run.say(f"Done. Pick with: tomopicker pick {out} TOMOGRAM... --out picks")
 
 
 def _radius(radius: str | None, diameter: str | None, voxel_size: float) -> float:

@@ -18,6 +18,9 @@ SUFFIXES = (
 )
 """How the names of volumes end; what a file is, its content decides."""
 
+SIMULATION = "simulation.json"
+"""What `tomopicker simulate` writes beside tomograms and lists: the settings."""
+
 
 def files_of(place: Path) -> list[Path]:
     """List the files that a pattern names; a place that is none stands for itself.

@@ -340,18 +340,20 @@ class Rounds:
         if not listed.is_file() or not used.is_ready:
             return []
         table = candidates_path(used.picks, tomogram)
-        changed = table.stat().st_mtime_ns if table.is_file() else 0
+        record = record_path(used.picks, tomogram)
+        changed = _changed(table)
         model = used.name()
         said = tuple(
             one
             for one in self._session.notes.verdicts
             if one.candidate.tomogram == tomogram and one.candidate.model == model
         )
-        key = (changed, model, said)
+        # The record comes after the list, and tells how that ended.
+        key = (changed, _changed(record), model, said)
         # The queue wants all tomograms after every verdict, of which one has changed.
         if table not in self._revised or self._revised[table][0] != key:
             found = _candidates_of(table, changed, tomogram, model=model)
-            automatic = _is_automatic(record_path(used.picks, tomogram), listed)
+            automatic = _is_automatic(record, listed)
             self._revised[table] = (key, revise(found, said, automatic=automatic))
         return list(self._revised[table][1])
 
@@ -507,6 +509,14 @@ def _is_automatic(record: Path, listed: Path) -> bool:
         return read_record(record).origin.cut == RecordedCut()
     except (OSError, InputError):
         return False
+
+
+def _changed(path: Path) -> int:
+    """When a file was changed last, nanoseconds; 0 where there is none."""
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 @lru_cache(maxsize=1000)

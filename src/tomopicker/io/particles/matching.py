@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from tomopicker.errors import InputError
-from tomopicker.io.names import differ_in_binning, files_of, in_words, match_names, plain_name
+from tomopicker.io.names import (
+    SIMULATION,
+    differ_in_binning,
+    files_of,
+    in_words,
+    match_names,
+    plain_name,
+)
 from tomopicker.io.particles.formats import FORMATS, SUFFIXES, names_in, read_particles, recognise
 from tomopicker.io.particles.frame import UNKNOWN
 from tomopicker.io.particles.relion_project import NOT_LISTS
@@ -123,7 +130,8 @@ def list_files(folder: Path) -> dict[str, Path]:
     """List the particle files in a folder, by their stem; of equal stems the likeliest suffix.
 
     Hidden files are left out: macOS puts a `._TS_01.csv`, which is no list, beside every file on
-    some disks. So are the candidates that `tomopicker pick` writes beside a list, and its summary.
+    some disks. So are the candidates that `tomopicker pick` writes beside a list, its summary, and
+    the settings of `tomopicker simulate`.
     In a project of copick or EMAN2, the lists are where those programs keep them.
 
     Raises
@@ -132,10 +140,11 @@ def list_files(folder: Path) -> dict[str, Path]:
         When there is none.
     """
     files: dict[str, Path] = {}
+    hidden = (".", SIMULATION, *NOT_LISTS)
     found = sorted(folder.iterdir())
     for suffix in SUFFIXES:
         for file in found:
-            if file.suffix.lower() == suffix and not file.name.startswith((".", *NOT_LISTS)):
+            if file.suffix.lower() == suffix and not file.name.startswith(hidden):
                 files.setdefault(file.stem.removesuffix("_info"), file)
     for file in () if files else sorted(folder.glob("info/*_info.json")):
         files[file.stem.removesuffix("_info")] = file
