@@ -24,6 +24,7 @@ SOURCE = Path(__file__).resolve().parents[1] / "src"
 SHORT = (
     *("--epochs", "1", "--set", "sampling.steps_per_epoch=2"),
     *("--set", "network.channels=[4,8]", "--set", "sampling.side=16"),
+    *("--set", "inference.template_weight=0"),
 )
 """Settings of training that make it take a second."""
 

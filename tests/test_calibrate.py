@@ -15,6 +15,7 @@ from tomopicker.calibrate import (
     learn_calibration,
     match_labelled,
     most_candidates,
+    shape_weight,
 )
 
 
@@ -291,3 +292,50 @@ def test_the_nearest_peak_to_a_rejected_place_is_no_particle_unless_a_label_is_t
     # One that is labelled and accepted is labelled; what was accepted is not rejected.
     assert (found.scores.tolist(), found.accepted.tolist()) == ([3.0], [2.0])
     assert found.rejected.size == 0
+
+
+def _candidates(rng, *, of_score, of_contrast, is_known=False):
+    """300 candidates, 90 of them particles, of which 30 are labelled: scores, contrasts, labels."""
+    is_particle = np.arange(300) < 90
+    scores = 3 * rng.normal(of_score * is_particle, 1)
+    contrasts = 0.02 * rng.normal(of_contrast * is_particle, 1)
+    if is_known:  # what the contrast says, the score says better
+        contrasts = 0.02 * (scores / 3 + rng.normal(0, 1, 300))
+    return scores, contrasts, np.arange(300) < 30
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_shape_counts_as_far_as_it_tells_particles_from_other_candidates(seed):
+    rng = np.random.default_rng(seed)
+    candidates = _candidates(rng, of_score=1.5, of_contrast=2)
+    weight = shape_weight(*candidates, labelled_share=1 / 3, most=1e6)
+    # By Bayes the contrast counts 2 / 0.02 beside a score that counts 1.5 / 3.
+    assert 0.25 * 200 < weight < 1.5 * 200
+    clear = _candidates(rng, of_score=0, of_contrast=2.5)
+    assert shape_weight(*clear, labelled_share=1 / 3, most=40.0) == 40
+    wrong = _candidates(rng, of_score=1, of_contrast=-1)
+    assert shape_weight(*wrong, labelled_share=1 / 3, most=100.0) == 0
+
+
+def test_shape_rarely_counts_where_it_tells_nothing_new():
+    rng = np.random.default_rng(1)
+    for how in ({"of_contrast": 0}, {"of_contrast": 0, "is_known": True}):
+        weights = [
+            shape_weight(*_candidates(rng, of_score=1.5, **how), labelled_share=1 / 3, most=1000.0)
+            for _ in range(30)
+        ]
+        assert np.count_nonzero(weights) <= 6
+
+
+def test_of_few_particles_shape_counts_nothing():
+    rng = np.random.default_rng(2)
+    columns = _candidates(rng, of_score=1, of_contrast=3)
+
+    def weight(*columns, share=1 / 3):
+        return shape_weight(*columns, labelled_share=share, most=100.0)
+
+    assert weight(*(column[20:] for column in columns), share=1 / 7) > 40
+    assert weight(*(column[21:] for column in columns), share=1 / 7) == 0
+    scores, contrasts, is_labelled = columns
+    assert weight(scores, np.zeros_like(contrasts), is_labelled) == 0
+    assert weight(scores, contrasts, np.ones_like(is_labelled)) == 0

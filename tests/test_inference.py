@@ -16,7 +16,9 @@ from tomopicker.errors import InputError
 from tomopicker.features import compute_features
 from tomopicker.inference import (
     Cut,
+    add_shape,
     features_of,
+    find_candidates,
     find_particles,
     network_of,
     pick,
@@ -357,25 +359,25 @@ def test_the_correlation_channel_has_mean_zero_and_deviation_one():
     assert features.correlation.std() == pytest.approx(1, abs=1e-4)
 
 
-def test_a_template_ranks_the_peaks_by_their_fit_too(monkeypatch):
+def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
     scores, tomogram = _volume_of_peaks()
-    plain = _checkpoint(calibration=_calibration(), inference__template_weight=20.0)
+    plain = _checkpoint(calibration=_calibration())
     before = pick(scores, tomogram, plain, Cut(count=12)).particles
     looked_at = []
 
-    def fits(features, centres, template, *, radius):
+    def contrasts(features, centres, template, *, radius):
         looked_at.append((features.shape, centres, radius))
-        # The second peak fits best, the first not at all.
+        # The second peak has the shape, the first not at all.
         return np.array([0.0, 0.8, *[0.4] * 1000])[: len(centres)]
 
-    monkeypatch.setattr("tomopicker.inference.fits", fits)
+    monkeypatch.setattr("tomopicker.inference.contrasts", contrasts)
     checkpoint = replace(
         plain,
         template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
-        description=plain.description.model_copy(update={"aligned": 25}),
+        description=plain.description.model_copy(update={"template_weight": 10.0}),
     )
     picked = pick(scores, tomogram, checkpoint, Cut(count=5)).particles
-    # 25 particles count half of the weight, and the first peak has fallen to the fifth place.
+    # The first peak has fallen to the fifth place.
     expected = before.scores[[1, 2, 3, 4, 0]] + 10 * np.array([0.8, 0.4, 0.4, 0.4, 0.0])
     np.testing.assert_allclose(picked.scores, expected)
     assert picked.voxels[:, 2].tolist() == [15, 25, 35, 45, 5]
@@ -387,6 +389,26 @@ def test_a_template_ranks_the_peaks_by_their_fit_too(monkeypatch):
     np.testing.assert_allclose(last.scores[-1], before.scores[-1] + 4)
     some = pick(scores, tomogram, checkpoint, Cut(threshold=expected[2] - 0.01)).particles
     np.testing.assert_allclose(some.scores, expected[:3])
+    # Without a weight nothing is looked at.
+    looked_at.clear()
+    worthless = replace(checkpoint, description=plain.description)
+    assert pick(scores, tomogram, worthless, Cut(count=5)).particles.scores.tolist() == (
+        before.scores[:5].tolist()
+    )
+    assert not looked_at
+
+
+def test_candidates_with_shape_added_are_those_found_with_the_template():
+    scores, _ = _volume_of_peaks(60)
+    config = _checkpoint().description.config
+    plain = find_candidates(scores, config, radius=2)
+    most = len(plain[0])
+    added = np.random.default_rng(0).normal(0, 20, most)
+    found = find_candidates(scores, config, radius=2, fit=lambda centres: added[: len(centres)])
+    again = add_shape(*plain, added[:most], most=most)
+    assert 0 < len(found[0]) < most
+    np.testing.assert_allclose(again[0], found[0])
+    np.testing.assert_allclose(again[1], found[1])
 
 
 def _volume_of_peaks(count=12):

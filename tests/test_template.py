@@ -1,4 +1,5 @@
-"""Clicked particles are aligned with their average, and what has another shape fits it less."""
+"""Clicked particles are aligned with their average, and what has its shape fits it, not decoys."""
+
 
 import numpy as np
 import pytest
@@ -9,7 +10,7 @@ from scipy.spatial.transform import Rotation
 from tomopicker import template as module
 from tomopicker.features import Features
 from tomopicker.preprocess import Normalisation
-from tomopicker.template import even_rotations, fits, learn_template, side
+from tomopicker.template import contrasts, even_rotations, learn_template, side
 
 RADIUS = 6.0
 # Blobs at the same distances from the centre, so that one radial average is as the other's.
@@ -39,6 +40,13 @@ def missing_wedge(volume, degrees):
     return np.fft.ifftn(np.fft.fftn(volume) * shown).real
 
 
+@pytest.fixture(autouse=True)
+def fewer(monkeypatch):
+    """Fewer orientations and decoys: these are small and clear shapes."""
+    monkeypatch.setattr(module, "_ORIENTATIONS", 800)
+    monkeypatch.setattr(module, "_DECOYS", 800)
+
+
 @pytest.fixture(scope="module")
 def cell():
     """A noisy volume with two kinds of particles: its features and where they are."""
@@ -60,7 +68,9 @@ def cell():
 @pytest.fixture(scope="module")
 def template(cell):
     features, mine, _ = cell
-    return learn_template([(features, mine[:40])], radius=RADIUS)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "_ROUNDS", [(600, detail) for _, detail in module._ROUNDS])
+        return learn_template([(features, mine[:40])], radius=RADIUS)
 
 
 def better(ones, others):
@@ -68,38 +78,61 @@ def better(ones, others):
     return float((ones[:, None] > others[None]).mean())
 
 
-def test_of_two_shapes_with_one_radial_average_the_clicked_one_fits_better(cell, template):
+def test_of_two_shapes_with_one_radial_average_the_clicked_one_stands_out(cell, template):
     features, mine, others = cell
     unseen = mine[40:]
-    found = [fits(features, some, template, radius=RADIUS) for some in (unseen, others)]
+    found = [contrasts(features, some, template, radius=RADIUS) for some in (unseen, others)]
     assert better(*found) > 0.9
-    # Empty places fit less than either.
+    assert np.median(found[0]) > 0
     empty = np.array([[23.0, y, 20.5] for y in range(20, 110, 9)])
-    assert better(found[0], fits(features, empty, template, radius=RADIUS)) > 0.95
+    assert better(found[0], contrasts(features, empty, template, radius=RADIUS)) > 0.9
 
 
-def test_the_same_clicks_and_seed_give_the_same_template_and_fit(cell, monkeypatch):
+def test_decoys_are_as_large_as_the_average_and_have_its_spectrum(template):
+    boxes = module._Boxes(RADIUS)
+    volume = torch.from_numpy(template.volume)
+    everything = torch.ones(boxes.side, boxes.side, boxes.side // 2 + 1)
+    shells = module._Shells(boxes.side)
+
+    def spectra(templates):
+        cubes = boxes.filled(templates / boxes.weights.sqrt().clamp(min=1e-3))
+        power = torch.fft.rfftn(cubes, dim=(1, 2, 3)).abs().square()
+        return torch.stack([shells.means(one)[1 : boxes.half] for one in power])
+
+    turns = module._matrices(even_rotations(40))
+    average = spectra(boxes.turned(volume, turns, everything)).mean(0)
+    lumps = boxes.lumps(volume, 40, everything)
+    ratio = spectra(lumps).mean(0) / average
+    assert ((ratio > 0.5) & (ratio < 2)).all()
+    # No two alike, nor like the average.
+    alike = (lumps @ lumps.T).fill_diagonal_(0)
+    assert float(alike.max()) < 0.95
+
+
+def test_the_same_clicks_and_seed_give_the_same_template_and_contrast(cell, monkeypatch):
     monkeypatch.setattr(module, "_ROUNDS", module._ROUNDS[:3])
     features, mine, _ = cell
     one, two = (learn_template([(features, mine[:12])], radius=RADIUS, seed=5) for _ in range(2))
     np.testing.assert_array_equal(one.volume, two.volume)
     assert one.volume.shape == (side(RADIUS),) * 3
-    first, again = (fits(features, mine[:9], one, radius=RADIUS) for _ in range(2))
+    first, again = (contrasts(features, mine[:9], one, radius=RADIUS) for _ in range(2))
     np.testing.assert_array_equal(first, again)
     assert ((first >= -1) & (first <= 1)).all()
     # In whichever company a place is asked for.
-    np.testing.assert_allclose(fits(features, mine[4:5], one, radius=RADIUS), first[4:5], atol=1e-5)
+    np.testing.assert_allclose(
+        contrasts(features, mine[4:5], one, radius=RADIUS), first[4:5], atol=1e-5
+    )
 
 
-def test_no_place_has_no_fit(cell, template):
+def test_no_place_has_no_contrast(cell, template):
     features, _, _ = cell
-    assert len(fits(features, np.empty((0, 3)), template, radius=RADIUS)) == 0
+    assert len(contrasts(features, np.empty((0, 3)), template, radius=RADIUS)) == 0
 
 
-def test_a_place_at_the_face_of_the_tomogram_has_a_fit(cell, template):
+def test_a_place_at_the_face_of_the_tomogram_has_a_contrast(cell, template):
     features, _, _ = cell
     corners = np.array([[0, 0, 0], np.array(features.shape) - 1], dtype=float)
-    assert np.isfinite(fits(features, corners, template, radius=RADIUS)).all()
+    assert np.isfinite(contrasts(features, corners, template, radius=RADIUS)).all()
 
 
 def test_the_random_numbers_of_torch_are_left_as_they_were(cell, monkeypatch):
@@ -109,7 +142,7 @@ def test_the_random_numbers_of_torch_are_left_as_they_were(cell, monkeypatch):
     expected = torch.rand(1)
     torch.manual_seed(3)
     template = learn_template([(features, mine[:10])], radius=RADIUS)
-    fits(features, mine[:2], template, radius=RADIUS)
+    contrasts(features, mine[:2], template, radius=RADIUS)
     assert torch.rand(1) == expected
 
 

@@ -39,6 +39,7 @@ SMALL = {
         "sampling.steps_per_epoch": 6,
         "training.epochs": 3,
         "training.ema": 0.5,
+        "inference.template_weight": 0.0,
     },
     "paper": {
         "network.channels": [4, 8],
@@ -421,19 +422,36 @@ def test_aligned_particles_are_averaged_where_others_are_held_out(monkeypatch):
     monkeypatch.setattr("tomopicker.template._ROUNDS", [(50, 0.3)])
     weight = {"inference__template_weight": 50.0}
     task = _task("default", validation=True, clicks=8, **weight)
-    heard = []
+    heard, asked = [], []
+
+    def weigh(scores, contrasts, is_labelled, *, labelled_share, most):
+        assert 0 < labelled_share < 1
+        asked.append((len(scores), np.isfinite(contrasts).all(), np.sum(is_labelled), most))
+        return 7.0
+
+    monkeypatch.setattr("tomopicker.training.shape_weight", weigh)
     checkpoint = _epochs(task)[-1].checkpoint
     calibrated = calibrate(task, checkpoint, progress=heard.append)
     assert calibrated.template is not None
+    assert calibrated.description.template_weight == 7
+    ((number, is_finite, held_out, most),) = asked
+    assert (is_finite, most) == (True, 50)
+    assert number > held_out > 0
     assert calibrated.description.aligned == 8
     assert heard == sorted(heard)
     assert heard[-1] == 1
-    # The fit is part of the scores that it is calibrated by.
-    plain = calibrate(_task("default", validation=True, clicks=8), checkpoint)
+    # Its contrast is part of the scores that it is calibrated by.
+    off = {"inference__template_weight": 0.0}
+    plain = calibrate(_task("default", validation=True, clicks=8, **off), checkpoint)
     assert plain.template is None
     scores = [one.description.calibration.raw_scores for one in (calibrated, plain)]
     assert len(scores[0]) == len(scores[1])
     assert scores[0] != scores[1]
+    # Where it is worth nothing, the scores are as they were.
+    monkeypatch.setattr("tomopicker.training.shape_weight", lambda *_, **__: 0.0)
+    unweighed = calibrate(task, checkpoint).description
+    assert unweighed.template_weight == 0
+    assert unweighed.calibration == plain.description.calibration
     # All of these would be aligned, and fit their own average too well to calibrate by.
     alone = _task("default", clicks=8, **weight)
     assert calibrate(alone, checkpoint).template is None

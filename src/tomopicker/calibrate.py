@@ -27,7 +27,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from scipy.spatial import KDTree
-from scipy.special import expit
+from scipy.special import expit, log_expit
 
 from tomopicker.labels import ball_voxels
 from tomopicker.verdicts import SLIPS, expected_f1
@@ -56,6 +56,7 @@ _BINS = 200
 _RIDGE = 2e-4
 _DOUBT = 1.5
 _LEAST_SLOPE = 0.1
+_LARGEST_SHARE = 0.95
 
 _LEAST_RECALL = 0.4
 """Of a cut-off at which particles are counted."""
@@ -206,20 +207,29 @@ def matched_rows(
 
 
 def shape_weight(
-    scores: Floats, contrasts: Floats, is_particle: NDArray[np.bool_], *, most: float
+    scores: Floats,
+    contrasts: Floats,
+    is_labelled: NDArray[np.bool_],
+    *,
+    labelled_share: float,
+    most: float,
 ) -> float:
     """How much a template's contrast is worth beside a candidate's score, 0 to `most`.
 
-    A logistic regression of particles against all other candidates on both: where the network knows
-    what the contrast tells, it leaves it no weight. A few particles say little, so it is taken
-    one and a half of its standard errors lower: shape counts only where it is sure to.
+    A logistic regression of particles on both: where the network knows what the contrast tells, it
+    leaves it no weight. Unlabelled is not negative, so what is fitted is the chance of a label, a
+    constant share of the chance of a particle (Elkan and Noto 2008). A few labels say little, so
+    the contrast's weight is taken one and a half of its standard errors lower: shape counts
+    only where it is sure to tell something.
 
     Parameters
     ----------
-    scores, contrasts, is_particle
-        (n,) of the best candidates; unlabelled particles among them make both weights smaller.
+    scores, contrasts, is_labelled
+        (n,) of the best candidates, and whether they are labelled particles.
+    labelled_share
+        Of the particles among these candidates.
     """
-    if np.count_nonzero(is_particle) < FEWEST_TO_CALIBRATE or is_particle.all():
+    if np.count_nonzero(is_labelled) < FEWEST_TO_CALIBRATE or is_labelled.all():
         return 0.0
     columns = np.stack([scores, contrasts], axis=1)
     spread = columns.std(axis=0)
@@ -227,17 +237,26 @@ def shape_weight(
         return 0.0
     columns = np.column_stack([(columns - columns.mean(axis=0)) / spread, np.ones(len(columns))])
     ridge = _RIDGE * len(columns) * np.array([1.0, 1.0, 0.0])
+    share = min(labelled_share, _LARGEST_SHARE)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        logits = columns @ weights
-        value = np.logaddexp(0, logits) - is_particle * logits
-        slope = columns.T @ (expit(logits) - is_particle) + ridge * weights
-        return float(value.sum() + ridge @ weights**2 / 2), slope
+        chance = expit(columns @ weights)
+        unlabelled = 1 - share * chance
+        value = np.where(is_labelled, -log_expit(columns @ weights), -np.log(unlabelled))
+        slopes = np.where(is_labelled, chance - 1, share * chance * (1 - chance) / unlabelled)
+        return (
+            float(value.sum() + ridge @ weights**2 / 2),
+            columns.T @ slopes + ridge * weights,
+        )
 
-    weights = minimize(loss, np.zeros(3), jac=True).x
+    starts = [(0.0, 0.0, 0.0), (1.0, 1.0, -1.0), (2.0, 0.0, -1.0), (0.0, 2.0, -1.0)]
+    fits = [minimize(loss, np.array(start), jac=True) for start in starts]
+    weights = min(fits, key=lambda fit: float(fit.fun)).x
     chance = expit(columns @ weights)
-    curvature = (columns * (chance * (1 - chance))[:, None]).T @ columns + np.diag(ridge)
-    errors = np.sqrt(np.diag(np.linalg.inv(curvature)))
+    # The information that each candidate's label has of its logit.
+    told = share * chance * (1 - chance) ** 2 / (1 - share * chance)
+    curvature = (columns * told[:, None]).T @ columns + np.diag(ridge)
+    errors = np.sqrt(np.diag(np.linalg.pinv(curvature)))
     of_score, of_contrast = weights[:2] / spread
     sure = of_contrast - _DOUBT * errors[1] / spread[1]
     return float(np.clip(sure / max(of_score, _LEAST_SLOPE), 0.0, most))

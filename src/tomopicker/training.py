@@ -282,8 +282,8 @@ def _weigh_shape(
 ) -> tuple[Checkpoint, list[tuple[Features, NDArray[np.float64], Floats]]]:
     """Find how much the template's contrast counts in the scores, and add it to them.
 
-    Held-out particles are compared with twice as many of the best candidates as particles are
-    expected, among which the choice is hard; not with the aligned, whose noise the average has.
+    Held-out particles stand among twice as many of the best candidates as particles are expected,
+    where the choice is hard, without the aligned ones, whose noise the average has.
     """
     tolerance = MATCH_RADII * task.radius
     shapes: list[Floats] = []
@@ -303,13 +303,17 @@ def _weigh_shape(
     )
     voxels = sum(math.prod(features.shape) for features, _, _ in peaks)
     core = ball_voxels(task.config.labels.core_radius(task.radius))
-    hard = math.ceil(2 * task.prior.expected * voxels / core)
-    rows = np.flatnonzero(is_fair | ~np.concatenate(seen))
-    rows = rows[np.argsort(-every_score[rows], kind="stable")[:hard]]
+    expected = task.prior.expected * voxels / core  # without those held out of a training tomogram
+    is_aligned = np.concatenate(seen) & ~is_fair
+    rows = np.flatnonzero(~is_aligned)
+    rows = rows[np.argsort(-every_score[rows], kind="stable")[: math.ceil(2 * expected)]]
+    others = max(expected - np.count_nonzero(is_aligned), 0.0)
+    labelled = np.count_nonzero(is_fair[rows])
     weight = shape_weight(
         every_score[rows],
         every_shape[rows],
         is_fair[rows],
+        labelled_share=labelled / (labelled + others) if labelled else 1.0,
         most=task.config.inference.template_weight,
     )
     if weight:
