@@ -56,7 +56,7 @@ Fit: TypeAlias = "Callable[[NDArray[np.float64]], Floats]"
 """(n, 3) places ``z y x``, the best first, to (n,) what a template adds to their scores."""
 
 _LOOKED_AT = 0.5
-_MOST_LOOKED_AT = 20_000
+_MOST_LOOKED_AT = 8_000
 """Peaks that are compared with a template: a share of them, and no more than this many."""
 
 _JUDGED = 0.7

@@ -61,6 +61,8 @@ _LUMPS = 14
 """At most, that one decoy is made of."""
 _COMPONENTS = 384
 """Of the templates of all three kinds, which hold 98 % of them at this resolution."""
+_OF_WHICH_ONE = 3
+"""Of so many templates one tells how they vary."""
 _COARSE = 10
 """Of so many templates one is tried at all shifts, and the others at the best few of these."""
 _SHIFTS_KEPT = 4
@@ -179,17 +181,13 @@ def contrasts(features: Features, centres: Floats, template: Template, *, radius
     optics = _Optics.of(features, boxes)
     turns = _matrices(even_rotations(_ORIENTATIONS))
     volume = torch.from_numpy(template.volume)
-    # A particle has one hand, and noise has neither.
-    kinds = [boxes.turned(some, turns, optics.wedge) for some in (volume, volume.flip(0))]
-    kinds.append(boxes.lumps(volume, _DECOYS, optics.wedge))
-    templates = torch.cat(kinds)
-    # They vary in few ways, in whose space the products are of smaller matrices.
-    with torch.random.fork_rng(devices=()):
-        torch.manual_seed(0)
-        _, _, axes = torch.svd_lowrank(templates, q=min(_COMPONENTS, *templates.shape), niter=2)
-    few = (templates @ axes).T
+    turned = boxes.turned(volume, turns, optics.wedge)
+    # Through its centre, which the wedge does not notice, each becomes its mirror image.
+    kinds = [turned, turned.flip(1), boxes.lumps(volume, _DECOYS, optics.wedge)]
+    axes = _main_axes(torch.cat([kind[::_OF_WHICH_ONE] for kind in kinds]))
+    few = torch.cat([kind @ axes for kind in kinds]).T
     lengths = [len(kind) for kind in kinds]
-    del kinds, templates
+    del kinds, turned
     coarse = few[:, ::_COARSE].contiguous()
     found = []
     for start in range(0, len(centres), _AT_ONCE):
@@ -216,6 +214,15 @@ def even_rotations(number: int) -> Rotation:
     alpha, beta = 2 * np.pi * s / phi, 2 * np.pi * s / psi
     quaternions = [near * np.sin(alpha), near * np.cos(alpha), far * np.sin(beta)]
     return Rotation.from_quat(np.stack([*quaternions, far * np.cos(beta)], axis=1))
+
+
+def _main_axes(templates: Tensor) -> Tensor:
+    """(v, k) the few ways in which (n, v) templates vary, where products are smaller."""
+    with torch.random.fork_rng(devices=()):
+        torch.manual_seed(0)
+        most = min(_COMPONENTS, *templates.shape)
+        axes: Tensor = torch.svd_lowrank(templates, q=most, niter=2)[2]
+    return axes
 
 
 class _Boxes:
@@ -282,7 +289,8 @@ class _Boxes:
             grid = (self.places @ some).flip(2)[:, None, None] / self.half
             volumes = volume.expand(len(some), 1, -1, -1, -1)
             voxels = functional.grid_sample(volumes, grid, align_corners=True)
-            parts.append(self.shown(self.filled(voxels[:, 0, 0, 0]), wedge))
+            shown = _filtered(self.filled(voxels[:, 0, 0, 0]), wedge)
+            parts.append(self.normalised(shown))
         return torch.cat(parts)
 
     def lumps(self, volume: Tensor, number: int, wedge: Tensor) -> Tensor:
@@ -292,7 +300,7 @@ class _Boxes:
         frequencies the power that the volume has there.
         """
         shells = _Shells(self.side)
-        power = shells.means(fft.rfftn(volume).abs().square())
+        power = shells.means(fft.rfftn(volume).abs().square()[None])
         axis = torch.arange(self.side) - self.half
         rng = np.random.default_rng(0)
         radius = self.radius
@@ -317,16 +325,10 @@ class _Boxes:
             z = z * torch.from_numpy(weights.astype(np.float32))[:, :, None]
             density = torch.einsum("nkz,nky,nkx->nzyx", z, y, x).clamp(min=0).tanh() * self.ball
             spectra = fft.rfftn(density, dim=(1, 2, 3))
-            own = torch.stack([shells.means(one.abs().square()) for one in spectra])
-            gain = (power / own.clamp(min=1e-12)).sqrt()
-            spectra = spectra * gain[:, shells.number]
-            decoys = fft.irfftn(spectra, s=density.shape[1:], dim=(1, 2, 3)) * self.ball
-            parts.append(self.shown(decoys, wedge))
+            gain = (power / shells.means(spectra.abs().square()).clamp(min=1e-12)).sqrt()
+            spectra *= gain[:, shells.number] * wedge
+            parts.append(self.normalised(fft.irfftn(spectra, s=density.shape[1:], dim=(1, 2, 3))))
         return torch.cat(parts)
-
-    def shown(self, volumes: Tensor, wedge: Tensor) -> Tensor:
-        """(k, v) templates: volumes as a tomogram shows them, normalised."""
-        return self.normalised(_filtered(volumes, wedge))
 
     def low_passed(self, volume: Tensor, detail: float) -> Tensor:
         """Without frequencies above `detail` cycles a voxel."""
@@ -357,7 +359,7 @@ class _Optics:
         places = rng.uniform(boxes.half, high, size=(_NOISE_BOXES, 3))
         blocks = boxes.read(features, places)
         shells = _Shells(boxes.outer)
-        spectrum = shells.means(_power(blocks))
+        (spectrum,) = shells.means(_power(blocks)[None])
         # Nothing is raised where there is next to nothing, as beyond a band limit.
         amplitude = (spectrum + 1e-3 * spectrum.max()).rsqrt()
         frequency = _frequencies(boxes.outer)
@@ -383,9 +385,10 @@ class _Shells:
         self.number = (_frequencies(size) * size).round().long().clamp(max=size // 2 + 4)
 
     def means(self, values: Tensor) -> Tensor:
-        """(k,) mean of each shell."""
-        flat, number = values.flatten(), self.number.flatten()
-        return torch.bincount(number, flat) / torch.bincount(number).clamp(min=1)
+        """(n, k) mean of (n, ...) values in each shell."""
+        counts = torch.bincount(self.number.flatten())
+        sums = torch.zeros(len(values), len(counts))
+        return sums.index_add_(1, self.number.flatten(), values.flatten(1)) / counts.clamp(min=1)
 
     def quantiles(self, values: Tensor, share: float) -> Tensor:
         """(k,) quantile of each shell."""
