@@ -5,9 +5,10 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOPED := $(VENV)/.developed
 ACCURACY := template,filter-5,filter-10,filter-25,filter-100,paper-pn,paper-pu,paper-kl,supervised,$\
-default-10,default-25,default-50,default-100,default-200,aligned-100,ceiling,$\
-default-100:pretraining,default-100:mean-of-weights,default-100:pretraining-and-filter,default-100:core,$\
-default-100:augmentation,default-100:average,default-100:pu,default-100:filter-in-scores
+default-10,default-25,default-50,default-100,default-200,ceiling,$\
+default-100:shape,default-100:pretraining,default-100:mean-of-weights,$\
+default-100:pretraining-and-filter,default-100:core,default-100:augmentation,default-100:average,$\
+default-100:pu,default-100:filter-in-scores
 PIP := $(BIN)/python -m pip install --quiet --constraint constraints.txt
 
 .PHONY: demo test test-faults test-slurm test-napari check audit soak docs bench bench-paper bench-accuracy bench-person bench-speed bench-workbench clean

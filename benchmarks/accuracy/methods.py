@@ -5,8 +5,7 @@ rerun goes on where the last one stopped. Make the tomograms first.
 
     python benchmarks/accuracy/methods.py --methods default-100,paper-kl [--sets defocus-ribosome]
 
-`filter-N`, `default-N`: N clicks. `aligned-N`: `default` with the average of the aligned clicks in
-its scores. `ceiling`: `default` with every target labelled. `default-100:X`
+`filter-N`, `default-N`: N clicks. `ceiling`: `default` with every target labelled. `default-100:X`
 leaves part X out, see `WITHOUT`. `paper-OBJECTIVE`: preset `paper`, 100 clicks for training and
 the validation tomogram's targets for its choices. `supervised`: unlabelled taken for negative,
 soft blobs as targets. `template`: template matching with the true map.
@@ -31,6 +30,7 @@ TOLERANCE = 10 / 12
 """Particle radii within which a pick counts: the paper's 10 voxels at a radius of 12."""
 
 WITHOUT: dict[str, tuple[str, dict[str, object]]] = {
+    "shape": ("without shape", {}),
     "pretraining": ("from random weights (20 epochs)", {"training.start": "random"}),
     "mean-of-weights": ("without the mean with the first weights", {"training.start_worth": 0.0}),
     "pretraining-and-filter": (
@@ -47,9 +47,10 @@ WITHOUT: dict[str, tuple[str, dict[str, object]]] = {
     "pu": ("with PN in place of PU", {"objective.name": "pn"}),
     "filter-in-scores": ("without the filter in the scores", {"inference.filter_weight": 0.0}),
 }
-"""What the table calls `default` without one of its parts, and the settings that switch it off."""
+"""What the table calls `default` without one of its parts, and the settings that switch it off.
 
-ALIGNED: dict[str, object] = {"inference.template_weight": 50.0}
+Shape, which is added to the scores of whichever network, is left out with each of the others.
+"""
 
 
 def main() -> None:
@@ -122,14 +123,14 @@ def run(name: str, method: str, seed: int, options: argparse.Namespace) -> dict[
         search = _supervised(name, int(number or 100), seed, options)
     elif kind == "paper":
         search, row["epoch"] = _paper(name, number, seed, options)
-    elif kind not in ("default", "aligned", "ceiling"):
+    elif kind not in ("default", "ceiling"):
         raise SystemExit(f"{method}: no such method")
     else:
         clicks = None if kind == "ceiling" else int(number)
-        overrides = (WITHOUT[without][1] if without else {}) | (
-            ALIGNED if kind == "aligned" else {}
+        overrides = {"inference.template_weight": 0.0, **WITHOUT[without][1]} if without else {}
+        search, row["estimate"], row["template_weight"] = _default(
+            name, clicks, seed, options, overrides
         )
-        search, row["estimate"] = _default(name, clicks, seed, options, overrides)
     row["training_cpu_seconds"] = round(time.process_time() - started, 1)
     started = time.process_time()
     row["parts"] = {part: search(part) for part in options.parts.split(",")}
@@ -195,7 +196,7 @@ def _default(name, clicks, seed, options, overrides):
             ]
         return measured
 
-    return search, task.prior.expected
+    return search, task.prior.expected, kept.description.template_weight
 
 
 def _paper(name, objective, seed, options):

@@ -23,7 +23,6 @@ TITLES = {
     "paper-kl": "paper KL, 100 clicks",
     "supervised": "supervised, soft blobs",
     "default": "**`default`**",
-    "aligned": "`default` with the average of the aligned clicks",
     "ceiling": "`default`, every target labelled",
 }
 COLUMNS = (
