@@ -51,11 +51,10 @@ _UNIT_SHARE = 6
 _FARTHEST = 1000.0
 _BINS = 200
 
-# Of the regression that tells what shape is worth. The slope of a score may come out as nothing
-# beside the shape's, but no logit is worth less than a tenth of what it says.
+# Of the regression that tells what shape is worth.
+_WEIGHTS_TRIED = 16
+_LEAST_SHARE = 0.1
 _RIDGE = 2e-4
-_DOUBT = 1.5
-_LEAST_SLOPE = 0.1
 _LARGEST_SHARE = 0.95
 
 _LEAST_RECALL = 0.4
@@ -216,50 +215,48 @@ def shape_weight(
 ) -> float:
     """How much a template's contrast is worth beside a candidate's score, 0 to `most`.
 
-    A logistic regression of particles on both: where the network knows what the contrast tells, it
-    leaves it no weight. Unlabelled is not negative, so what is fitted is the chance of a label, a
-    constant share of the chance of a particle (Elkan and Noto 2008). A few labels say little, so
-    the contrast's weight is taken one and a half of its standard errors lower: shape counts
-    only where it is sure to tell something.
+    Every weight in this range gives a logistic regression of particles on the score with the
+    contrast added, and so the labels a likelihood. Unlabelled is not negative: what is fitted is
+    the chance of a label, a constant share of the chance of a particle (Elkan and Noto 2008).
+    The mean of the weights by their likelihoods is taken, so few labels leave it near the middle.
+    Less than a tenth of the most is nothing, which picks faster.
 
     Parameters
     ----------
     scores, contrasts, is_labelled
-        (n,) of the best candidates, and whether they are labelled particles.
+        (n,) of the candidates, and whether they are labelled particles.
     labelled_share
         Of the particles among these candidates.
     """
-    if np.count_nonzero(is_labelled) < FEWEST_TO_CALIBRATE or is_labelled.all():
+    if not 0 < np.count_nonzero(is_labelled) < len(scores) or np.ptp(contrasts) == 0:
         return 0.0
-    columns = np.stack([scores, contrasts], axis=1)
-    spread = columns.std(axis=0)
-    if not spread.all():
-        return 0.0
-    columns = np.column_stack([(columns - columns.mean(axis=0)) / spread, np.ones(len(columns))])
-    ridge = _RIDGE * len(columns) * np.array([1.0, 1.0, 0.0])
     share = min(labelled_share, _LARGEST_SHARE)
+    tried = np.linspace(0, most, _WEIGHTS_TRIED)
+    losses = np.array(
+        [_labels_loss(scores + weight * contrasts, is_labelled, share) for weight in tried]
+    )
+    likelihoods = np.exp(losses.min() - losses)
+    weight = float(likelihoods @ tried / likelihoods.sum())
+    return weight if weight > _LEAST_SHARE * most else 0.0
+
+
+def _labels_loss(scores: Floats, is_labelled: NDArray[np.bool_], share: float) -> float:
+    """-log likelihood of the labels, by the best logistic regression on scores."""
+    units = (scores - scores.mean()) / max(float(scores.std()), 1e-9)
+    columns = np.column_stack([units, np.ones_like(units)])
+    ridge = _RIDGE * len(scores)
 
     def loss(weights: Floats) -> tuple[float, Floats]:
-        chance = expit(columns @ weights)
+        logits = columns @ weights
+        chance = expit(logits)
         unlabelled = 1 - share * chance
-        value = np.where(is_labelled, -log_expit(columns @ weights), -np.log(unlabelled))
+        value = np.where(is_labelled, -log_expit(logits), -np.log(unlabelled)).sum()
         slopes = np.where(is_labelled, chance - 1, share * chance * (1 - chance) / unlabelled)
-        return (
-            float(value.sum() + ridge @ weights**2 / 2),
-            columns.T @ slopes + ridge * weights,
-        )
+        slope = columns.T @ slopes + ridge * weights * (1, 0)
+        return float(value + ridge * weights[0] ** 2 / 2), slope
 
-    starts = [(0.0, 0.0, 0.0), (1.0, 1.0, -1.0), (2.0, 0.0, -1.0), (0.0, 2.0, -1.0)]
-    fits = [minimize(loss, np.array(start), jac=True) for start in starts]
-    weights = min(fits, key=lambda fit: float(fit.fun)).x
-    chance = expit(columns @ weights)
-    # The information that each candidate's label has of its logit.
-    told = share * chance * (1 - chance) ** 2 / (1 - share * chance)
-    curvature = (columns * told[:, None]).T @ columns + np.diag(ridge)
-    errors = np.sqrt(np.diag(np.linalg.pinv(curvature)))
-    of_score, of_contrast = weights[:2] / spread
-    sure = of_contrast - _DOUBT * errors[1] / spread[1]
-    return float(np.clip(sure / max(of_score, _LEAST_SLOPE), 0.0, most))
+    fits = [minimize(loss, np.array(start), jac=True) for start in ((1.0, 0.0), (2.0, -2.0))]
+    return min(float(fit.fun) for fit in fits)
 
 
 def match_labelled(

@@ -223,23 +223,41 @@ def fit_of(checkpoint: Checkpoint, features: Features) -> Fit | None:
     weight = checkpoint.description.template_weight
     if checkpoint.template is None or not weight:
         return None
-    return lambda centres: weight * contrasts_of(checkpoint, features, centres)
+
+    def fit(centres: NDArray[np.float64]) -> Floats:
+        return weight * for_all(contrasts_of(checkpoint, features, centres), len(centres))
+
+    return fit
 
 
 def contrasts_of(
     checkpoint: Checkpoint, features: Features, centres: NDArray[np.float64]
 ) -> Floats:
-    """(n,) contrast of the checkpoint's template at (n, 3) peaks ``z y x``, the best first."""
+    """(m,) contrast of the checkpoint's template at the best m of (n, 3) peaks ``z y x``.
+
+    Parameters
+    ----------
+    features
+        Of the tomogram; its correlation is not looked at.
+    centres
+        The best first.
+    """
     template, description = checkpoint.template, checkpoint.description
     assert template is not None
     # Of the candidates, however many peaks there are: a score must not hang on that.
     spacing = description.config.peaks.exclusion * description.radius_voxels
     most = _looked_at(most_candidates(prod(features.shape), spacing))
-    near = contrasts(features, centres[:most], template, radius=description.radius_voxels)
-    # Peaks far down the list are no particles, however they fit: they get what the last ones that
-    # are looked at get.
+    return contrasts(features, centres[:most], template, radius=description.radius_voxels)
+
+
+def for_all(near: Floats, count: int) -> Floats:
+    """(count,) contrasts from those of the best peaks.
+
+    Those far down the list are no particles, however they fit: they get what the last ones have
+    that were looked at.
+    """
     last = float(np.median(near[-max(len(near) // 5, 1) :])) if len(near) else 0.0
-    return np.pad(near, (0, len(centres) - len(near)), constant_values=last)
+    return np.pad(near, (0, count - len(near)), constant_values=last)
 
 
 def find_particles(

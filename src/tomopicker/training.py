@@ -26,7 +26,14 @@ from tomopicker.calibrate import (
 )
 from tomopicker.checkpoint import Checkpoint, Description, Priors, load_weights
 from tomopicker.errors import InputError
-from tomopicker.inference import add_shape, contrasts_of, find_candidates, network_of, score
+from tomopicker.inference import (
+    add_shape,
+    contrasts_of,
+    find_candidates,
+    for_all,
+    network_of,
+    score,
+)
 from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED, ball_voxels
 from tomopicker.network import build
 from tomopicker.objectives import objective
@@ -282,45 +289,46 @@ def _weigh_shape(
 ) -> tuple[Checkpoint, list[tuple[Features, NDArray[np.float64], Floats]]]:
     """Find how much the template's contrast counts in the scores, and add it to them.
 
-    Held-out particles stand among twice as many of the best candidates as particles are expected,
-    where the choice is hard, without the aligned ones, whose noise the average has.
+    Held-out particles are told from the other candidates, but not from the aligned ones, whose
+    noise the average has.
     """
     tolerance = MATCH_RADII * task.radius
     shapes: list[Floats] = []
-    fair: list[NDArray[np.bool_]] = []
-    seen: list[NDArray[np.bool_]] = []
+    is_fair: list[NDArray[np.bool_]] = []
+    is_aligned: list[NDArray[np.bool_]] = []
     for features, centres, scores in peaks:
         shapes.append(contrasts_of(checkpoint, features, centres))
-        for parts, marks in ((task.validation, fair), (task.training, seen)):
+        for parts, marks in ((task.validation, is_fair), (task.training, is_aligned)):
             places = [part.centres for part in parts if part.features is features]
-            mark = np.zeros(len(centres), dtype=bool)
             every = np.concatenate([*places, np.empty((0, 3))])
+            mark = np.zeros(len(centres), dtype=bool)
             mark[matched_rows(centres, scores, every, tolerance=tolerance)] = True
-            marks.append(mark)
-    is_fair = np.concatenate(fair)
-    every_score, every_shape = (
-        np.concatenate(some) for some in ([scores for _, _, scores in peaks], shapes)
-    )
+            marks.append(mark[: len(shapes[-1])])
+    fair = np.concatenate(is_fair)
+    others = ~fair & ~np.concatenate(is_aligned)
+    rows = fair | others
+    labelled = np.count_nonzero(fair)
+    # Of as many as are expected in these tomograms, the prior's and those held out.
     voxels = sum(math.prod(features.shape) for features, _, _ in peaks)
     core = ball_voxels(task.config.labels.core_radius(task.radius))
-    expected = task.prior.expected * voxels / core  # without those held out of a training tomogram
-    is_aligned = np.concatenate(seen) & ~is_fair
-    rows = np.flatnonzero(~is_aligned)
-    rows = rows[np.argsort(-every_score[rows], kind="stable")[: math.ceil(2 * expected)]]
-    others = max(expected - np.count_nonzero(is_aligned), 0.0)
-    labelled = np.count_nonzero(is_fair[rows])
-    weight = shape_weight(
-        every_score[rows],
-        every_shape[rows],
-        is_fair[rows],
-        labelled_share=labelled / (labelled + others) if labelled else 1.0,
-        most=task.config.inference.template_weight,
-    )
+    expected = task.prior.expected * voxels / core
+    hidden = max(expected - np.count_nonzero(~rows), 0.0)
+    weight = 0.0
+    if labelled:
+        weight = shape_weight(
+            np.concatenate(
+                [scores[: len(near)] for (_, _, scores), near in zip(peaks, shapes, strict=True)]
+            )[rows],
+            np.concatenate(shapes)[rows],
+            fair[rows],
+            labelled_share=labelled / (labelled + hidden),
+            most=task.config.inference.template_weight,
+        )
     if weight:
         spacing = task.config.peaks.exclusion * task.radius
         peaks = [
-            (features, *add_shape(centres, scores, weight * shape, most=most))
-            for (features, centres, scores), shape in zip(peaks, shapes, strict=True)
+            (features, *add_shape(centres, scores, weight * for_all(near, len(scores)), most=most))
+            for (features, centres, scores), near in zip(peaks, shapes, strict=True)
             for most in [most_candidates(math.prod(features.shape), spacing)]
         ]
     described = checkpoint.description.model_copy(update={"template_weight": weight})

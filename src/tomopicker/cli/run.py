@@ -214,11 +214,12 @@ class Run:
                 overwrite=True,
             )
             self.say(f"Aligned {description.aligned} particles; their average is {path}")
-            if not description.template_weight:
-                self.say(
-                    "How well a pick fits it will not count: for the held-out particles it tells "
-                    "nothing for sure that the network does not"
-                )
+            weight, most = description.template_weight, description.config.inference.template_weight
+            self.say(
+                f"Shape counts in the scores, by {weight / most:.0%} of what it may at most"
+                if weight
+                else "Shape does not count in the scores: the held-out particles show no use of it"
+            )
             return
         (self.folder / AVERAGE).unlink(missing_ok=True)
         if description.config.inference.template_weight:
