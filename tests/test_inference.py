@@ -2,6 +2,7 @@
 
 import threading
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -17,6 +18,7 @@ from tomopicker.features import compute_features
 from tomopicker.inference import (
     Cut,
     add_shape,
+    contrasts_of,
     features_of,
     find_candidates,
     find_particles,
@@ -398,17 +400,48 @@ def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
     assert not looked_at
 
 
-def test_candidates_with_shape_added_are_those_found_with_the_template():
-    scores, _ = _volume_of_peaks(60)
-    config = _checkpoint().description.config
-    plain = find_candidates(scores, config, radius=2)
-    most = len(plain[0])
-    added = np.random.default_rng(0).normal(0, 20, most)
-    found = find_candidates(scores, config, radius=2, fit=lambda centres: added[: len(centres)])
-    again = add_shape(*plain, added[:most], most=most)
-    assert 0 < len(found[0]) < most
-    np.testing.assert_allclose(again[0], found[0])
-    np.testing.assert_allclose(again[1], found[1])
+def test_candidates_with_shape_added_are_those_that_picking_finds(monkeypatch):
+    scores, tomogram = _volume_of_peaks(60)
+    plain = _checkpoint(calibration=_calibration(), peaks__margin=0)
+    rng = np.random.default_rng(0)
+    near = rng.normal(0, 2, 10_000)
+    monkeypatch.setattr(
+        "tomopicker.inference.contrasts", lambda _, centres, *__, **___: near[: len(centres)]
+    )
+    checkpoint = replace(
+        plain,
+        template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
+        description=plain.description.model_copy(update={"template_weight": 10.0}),
+    )
+    config, radius = plain.description.config, plain.description.radius_voxels
+    centres, found = find_candidates(scores, config, radius=radius)
+    features = features_of(checkpoint, tomogram)
+    some = contrasts_of(checkpoint, features, centres)
+    assert 0 < len(some) < len(centres)
+    candidates = add_shape(checkpoint, scores.shape, centres, found, some)
+    picked = pick(scores, tomogram, checkpoint, Cut(count=5), features=features).particles
+    np.testing.assert_allclose(candidates[1][:5], picked.scores, rtol=1e-6)
+    np.testing.assert_allclose(candidates[0][:5], picked.voxels, atol=1e-4)
+
+
+@pytest.mark.parametrize("length", [60, 240])
+def test_the_share_of_peaks_that_are_compared_is_that_of_any_volume(length):
+    checkpoint = _checkpoint(calibration=_calibration())
+    features = SimpleNamespace(shape=(60, 60, length))
+    asked = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(
+            "tomopicker.inference.contrasts",
+            lambda _, centres, *__, **___: asked.append(len(centres)) or np.zeros(len(centres)),
+        )
+        template = Template(volume=np.zeros((3, 3, 3), dtype=np.float32))
+        contrasts_of(replace(checkpoint, template=template), features, np.zeros((100_000, 3)))
+    description = checkpoint.description
+    spacing = description.config.peaks.exclusion * description.radius_voxels
+    share = asked[0] / (60 * 60 * length / (2 * ball_voxels(spacing)))
+    core = ball_voxels(description.config.labels.core_radius(description.radius_voxels))
+    expected = 5 * description.priors.expected / core * 2 * ball_voxels(spacing)
+    assert share == pytest.approx(min(expected, 0.5), rel=0.03)
 
 
 def _volume_of_peaks(count=12):

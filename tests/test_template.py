@@ -1,5 +1,7 @@
 """Clicked particles are aligned with their average, and what has its shape fits it, not decoys."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -85,6 +87,17 @@ def test_of_two_shapes_with_one_radial_average_the_clicked_one_stands_out(cell, 
     assert np.median(found[0]) > 0
     empty = np.array([[23.0, y, 20.5] for y in range(20, 110, 9)])
     assert better(found[0], contrasts(features, empty, template, radius=RADIUS)) > 0.9
+
+
+def test_dark_particles_are_told_from_others_as_bright_ones_are(cell, template):
+    features, mine, _ = cell
+    dark = replace(
+        features, data=-features.data, normalisation=Normalisation.of(-features.data, source="dark")
+    )
+    inverted = replace(template, volume=-template.volume)
+    expected = contrasts(features, mine[40:50], template, radius=RADIUS)
+    found = contrasts(dark, mine[40:50], inverted, radius=RADIUS)
+    np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
 def test_a_template_seen_through_its_centre_is_that_of_the_mirror_image(template):

@@ -422,10 +422,10 @@ def test_aligned_particles_are_averaged_where_others_are_held_out(monkeypatch):
     monkeypatch.setattr("tomopicker.template._ROUNDS", [(50, 0.3)])
     weight = {"inference__template_weight": 50.0}
     task = _task("default", validation=True, clicks=8, **weight)
-    heard, asked = [], []
+    heard, asked, shares = [], [], []
 
     def weigh(scores, contrasts, is_labelled, *, labelled_share, most):
-        assert 0 < labelled_share < 1
+        shares.append(labelled_share)
         asked.append((len(scores), np.isfinite(contrasts).all(), np.sum(is_labelled), most))
         return 7.0
 
@@ -437,6 +437,11 @@ def test_aligned_particles_are_averaged_where_others_are_held_out(monkeypatch):
     ((number, is_finite, held_out, most),) = asked
     assert (is_finite, most) == (True, 50)
     assert number > held_out > 0
+    # The validation tomogram's particles are among those that its volume is expected to hold.
+    core = ball_voxels(task.config.labels.core_radius(task.radius))
+    expected = task.prior.expected * np.prod(SHAPE) / core
+    labelled = len(task.validation[0].centres)
+    assert shares[0] == pytest.approx(labelled / max(expected, labelled), rel=0.05)
     assert calibrated.description.aligned == 8
     assert heard == sorted(heard)
     assert heard[-1] == 1

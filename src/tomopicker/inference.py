@@ -55,13 +55,14 @@ nothing, so that nothing was computed."""
 Fit: TypeAlias = "Callable[[NDArray[np.float64]], Floats]"
 """(n, 3) places ``z y x``, the best first, to (n,) what a template adds to their scores."""
 
-_LOOKED_AT = 0.5
-_MOST_LOOKED_AT = 8_000
-"""Peaks that are compared with a template: a share of them, and no more than this many."""
+_TIMES_EXPECTED = 5
+_LARGEST_LOOKED_AT = 0.5
+"""Peaks that are compared with a template: so many times the particles that training expected, at
+most half of the candidates. In proportion to the volume, so that a part is judged as all is."""
 
 _JUDGED = 0.7
-"""Of those, the best ones, by which a tomogram is judged. Fits scatter, so that some peaks below
-the ones that are compared would score as the last of these do: there the list has gaps."""
+"""Of those, the best ones, by which a tomogram is judged. Contrasts scatter, so that some peaks
+below the ones that are compared would score as the last of these do: there the list has gaps."""
 
 _SLAB = 32  # planes to smooth at a time
 _BLUR_SIGMAS = 3.0
@@ -245,8 +246,7 @@ def contrasts_of(
     template, description = checkpoint.template, checkpoint.description
     assert template is not None
     # Of the candidates, however many peaks there are: a score must not hang on that.
-    spacing = description.config.peaks.exclusion * description.radius_voxels
-    most = _looked_at(most_candidates(prod(features.shape), spacing))
+    most = _looked_at(checkpoint, features.shape)
     return contrasts(features, centres[:most], template, radius=description.radius_voxels)
 
 
@@ -346,7 +346,7 @@ def pick(
             "--count or --threshold, or train with --preset default"
         )
     radius = description.radius_voxels
-    most = most_candidates(scores.size, config.peaks.exclusion * radius)
+    shape, most = scores.shape, most_candidates(scores.size, config.peaks.exclusion * radius)
     scores, margin = _for_peaks(scores, config, radius, overwrite=overwrite)
     judged = fit = None
     if calibration is None and length is not None:
@@ -357,11 +357,12 @@ def pick(
     else:
         # The list is the start of the candidates, unless it is the longer of the two.
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
-        if checkpoint.template is not None and description.template_weight:
+        if description.template_weight:
             fit = fit_of(checkpoint, features or _features(checkpoint, tomogram, None))
         if fit is not None:
             peaks = _fitted(peaks, fit(_centres(scores, peaks, config, radius) + margin))
-        judged = judge(peaks.best(_judged_by(most, by_shape=fit is not None)).scores, calibration)
+        judged_by = most if fit is None else _judged_by(checkpoint, shape)
+        judged = judge(peaks.best(judged_by).scores, calibration)
         if automatic:
             length = judged.best_length
         elif cut.fdr is not None:
@@ -396,40 +397,47 @@ def pick(
 
 
 def find_candidates(
-    scores: NDArray[np.float32], config: Config, *, radius: float, fit: Fit | None = None
+    scores: NDArray[np.float32], config: Config, *, radius: float
 ) -> tuple[NDArray[np.float64], Floats]:
-    """Find the peaks that a tomogram is judged by, as `find_particles` does (see `calibrate`)."""
+    """Find the peaks that a tomogram is judged by without a template, as `find_particles` does."""
     most = most_candidates(scores.size, config.peaks.exclusion * radius)
-    centres, found = find_particles(
-        scores, config, radius=radius, count=most, floor=-np.inf, fit=fit
-    )
-    judged = _judged_by(most, by_shape=fit is not None)
-    return centres[:judged], found[:judged]
+    return find_particles(scores, config, radius=radius, count=most, floor=-np.inf)
 
 
 def add_shape(
-    centres: NDArray[np.float64], scores: Floats, added: Floats, *, most: int
+    checkpoint: Checkpoint,
+    shape: Shape,
+    centres: NDArray[np.float64],
+    scores: Floats,
+    near: Floats,
 ) -> tuple[NDArray[np.float64], Floats]:
-    """Candidates of `find_candidates`, of `most` at most, as it finds them with a template.
+    """Candidates that a tomogram of a shape is judged by with a template.
 
     Parameters
     ----------
-    added
-        (n,) what the template adds to the scores.
+    centres, scores
+        Of `find_candidates`.
+    near
+        Of `contrasts_of` there.
     """
-    scores = scores + added
-    order = np.argsort(-scores, kind="stable")[: _judged_by(most, by_shape=True)]
+    scores = scores + checkpoint.description.template_weight * for_all(near, len(scores))
+    order = np.argsort(-scores, kind="stable")[: _judged_by(checkpoint, shape)]
     return centres[order], scores[order]
 
 
-def _looked_at(candidates: int) -> int:
-    """Number of peaks that are compared with a template."""
-    return min(ceil(candidates * _LOOKED_AT), _MOST_LOOKED_AT)
+def _looked_at(checkpoint: Checkpoint, shape: Shape) -> int:
+    """Number of peaks of a tomogram that are compared with a template."""
+    description = checkpoint.description
+    spacing = description.config.peaks.exclusion * description.radius_voxels
+    core = ball_voxels(description.config.labels.core_radius(description.radius_voxels))
+    expected = description.priors.expected / core  # a voxel
+    share = min(_TIMES_EXPECTED * expected * 2 * ball_voxels(spacing), _LARGEST_LOOKED_AT)
+    return ceil(share * most_candidates(prod(shape), spacing))
 
 
-def _judged_by(candidates: int, *, by_shape: bool) -> int:
-    """Number of peaks that a tomogram is judged by: fewer where a template has its say."""
-    return ceil(_JUDGED * _looked_at(candidates)) if by_shape else candidates
+def _judged_by(checkpoint: Checkpoint, shape: Shape) -> int:
+    """Number of peaks that a tomogram is judged by where a template has its say."""
+    return ceil(_JUDGED * _looked_at(checkpoint, shape))
 
 
 def _chances(judged: Judged, count: int) -> Floats:

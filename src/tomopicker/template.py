@@ -44,6 +44,9 @@ MASK_RADII = 1.2
 FEWEST_TO_ALIGN = 8
 """Particles that are aligned; fewer average to nothing that is more than their noise."""
 
+LARGEST_RADIUS = 12
+"""Voxels; the templates of larger particles would take gigabytes. `default` works with 8."""
+
 _MOST_ALIGNED = 500
 """More would take gigabytes, and a few hundred show all the detail that is looked at."""
 
@@ -183,11 +186,14 @@ def contrasts(features: Features, centres: Floats, template: Template, *, radius
     volume = torch.from_numpy(template.volume)
     turned = boxes.turned(volume, turns, optics.wedge)
     # Through its centre, which the wedge does not notice, each becomes its mirror image.
-    kinds = [turned, turned.flip(1), boxes.lumps(volume, _DECOYS, optics.wedge)]
+    lumps = boxes.lumps(volume, _DECOYS, optics.wedge)
+    # Dark, where the particle is.
+    lumps *= torch.sign(turned.mean(0) @ lumps.mean(0))
+    kinds = [turned, turned.flip(1), lumps]
     axes = _main_axes(torch.cat([kind[::_OF_WHICH_ONE] for kind in kinds]))
     few = torch.cat([kind @ axes for kind in kinds]).T
     lengths = [len(kind) for kind in kinds]
-    del kinds, turned
+    del kinds, turned, lumps
     coarse = few[:, ::_COARSE].contiguous()
     found = []
     for start in range(0, len(centres), _AT_ONCE):
@@ -196,8 +202,8 @@ def contrasts(features: Features, centres: Floats, template: Template, *, radius
         best = (places @ coarse).amax(dim=2).topk(_SHIFTS_KEPT, dim=1).indices
         kept = places.gather(1, best[:, :, None].expand(-1, -1, places.shape[2]))
         by_kind = torch.split(kept @ few, lengths, dim=2)
-        fit, mirrored, lumps = (some.amax(dim=(1, 2)) for some in by_kind)
-        found.append(fit - (mirrored + lumps) / 2)
+        fit, mirrored, lump = (some.amax(dim=(1, 2)) for some in by_kind)
+        found.append(fit - (mirrored + lump) / 2)
     differences: Floats = torch.cat(found).numpy().astype(np.float64)
     return differences
 

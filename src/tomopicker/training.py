@@ -21,7 +21,6 @@ from tomopicker.calibrate import (
     learn_calibration,
     match_labelled,
     matched_rows,
-    most_candidates,
     shape_weight,
 )
 from tomopicker.checkpoint import Checkpoint, Description, Priors, load_weights
@@ -30,7 +29,6 @@ from tomopicker.inference import (
     add_shape,
     contrasts_of,
     find_candidates,
-    for_all,
     network_of,
     score,
 )
@@ -39,7 +37,7 @@ from tomopicker.network import build
 from tomopicker.objectives import objective
 from tomopicker.pretrained import pretrained_weights
 from tomopicker.task import Labelled, Task
-from tomopicker.template import FEWEST_TO_ALIGN, learn_template
+from tomopicker.template import FEWEST_TO_ALIGN, LARGEST_RADIUS, learn_template
 from tomopicker.types import Window
 from tomopicker.windows import cut, grid
 
@@ -225,6 +223,7 @@ def calibrate(
     )
     everyone = (*task.training, *task.validation)
     peaks: list[tuple[Features, NDArray[np.float64], Floats]] = []
+    counted = 0
     for number, features in enumerate(volumes):
         volume = score(
             features,
@@ -237,8 +236,9 @@ def calibrate(
         )
         centres, scores = find_candidates(volume, config, radius=task.radius)
         peaks.append((features, centres, scores))
+        counted += int(np.count_nonzero(volume > -np.inf))
     if checkpoint.template is not None:
-        checkpoint, peaks = _weigh_shape(task, checkpoint, peaks)
+        checkpoint, peaks = _weigh_shape(task, checkpoint, peaks, counted)
     if held_out:
         peaks = as_unseen(peaks, task)
     judged: list[tuple[Floats, LabelledScores]] = []
@@ -267,7 +267,7 @@ def _with_template(
 ) -> Checkpoint:
     """Add the average of the training particles, if they are enough for one."""
     clicked = sum(len(part.centres) for part in task.training)
-    if clicked < FEWEST_TO_ALIGN:
+    if clicked < FEWEST_TO_ALIGN or task.radius > LARGEST_RADIUS:
         return checkpoint
     template = learn_template(
         [(part.features, part.centres) for part in task.training],
@@ -286,53 +286,60 @@ def _weigh_shape(
     task: Task,
     checkpoint: Checkpoint,
     peaks: Sequence[tuple[Features, NDArray[np.float64], Floats]],
+    counted: int,
 ) -> tuple[Checkpoint, list[tuple[Features, NDArray[np.float64], Floats]]]:
     """Find how much the template's contrast counts in the scores, and add it to them.
 
+    `counted` is the number of voxels that were scored.
+
     Held-out particles are told from the other candidates, but not from the aligned ones, whose
-    noise the average has.
+    noise the average has, nor from what was rejected, which is known.
     """
     tolerance = MATCH_RADII * task.radius
-    shapes: list[Floats] = []
-    is_fair: list[NDArray[np.bool_]] = []
-    is_aligned: list[NDArray[np.bool_]] = []
-    for features, centres, scores in peaks:
-        shapes.append(contrasts_of(checkpoint, features, centres))
-        for parts, marks in ((task.validation, is_fair), (task.training, is_aligned)):
-            places = [part.centres for part in parts if part.features is features]
-            every = np.concatenate([*places, np.empty((0, 3))])
-            mark = np.zeros(len(centres), dtype=bool)
-            mark[matched_rows(centres, scores, every, tolerance=tolerance)] = True
-            marks.append(mark[: len(shapes[-1])])
-    fair = np.concatenate(is_fair)
-    others = ~fair & ~np.concatenate(is_aligned)
-    rows = fair | others
-    labelled = np.count_nonzero(fair)
-    # Of as many as are expected in these tomograms, the prior's and those held out.
-    voxels = sum(math.prod(features.shape) for features, _, _ in peaks)
-    core = ball_voxels(task.config.labels.core_radius(task.radius))
-    expected = task.prior.expected * voxels / core
-    hidden = max(expected - np.count_nonzero(~rows), 0.0)
-    weight = 0.0
-    if labelled:
-        weight = shape_weight(
-            np.concatenate(
-                [scores[: len(near)] for (_, _, scores), near in zip(peaks, shapes, strict=True)]
-            )[rows],
-            np.concatenate(shapes)[rows],
-            fair[rows],
-            labelled_share=labelled / (labelled + hidden),
-            most=task.config.inference.template_weight,
+    rows_of: list[NDArray[np.intp]] = []
+    is_held_out: list[NDArray[np.bool_]] = []
+    shapes = [contrasts_of(checkpoint, features, centres) for features, centres, _ in peaks]
+    held_out = aligned = 0
+    for (features, centres, scores), near in zip(peaks, shapes, strict=True):
+        fair = [part.centres for part in task.validation if part.features is features]
+        mine = [part for part in task.training if part.features is features]
+        others = [*(part.centres for part in mine), *(part.rejected for part in mine)]
+        fair_rows, other_rows = (
+            matched_rows(
+                centres, scores, np.concatenate([*p, np.empty((0, 3))]), tolerance=tolerance
+            )
+            for p in (fair, others)
         )
-    if weight:
-        spacing = task.config.peaks.exclusion * task.radius
-        peaks = [
-            (features, *add_shape(centres, scores, weight * for_all(near, len(scores)), most=most))
-            for (features, centres, scores), near in zip(peaks, shapes, strict=True)
-            for most in [most_candidates(math.prod(features.shape), spacing)]
-        ]
-    described = checkpoint.description.model_copy(update={"template_weight": weight})
-    return replace(checkpoint, description=described), list(peaks)
+        left_out = set(other_rows) - set(fair_rows)
+        rows = np.array([row for row in range(len(near)) if row not in left_out], dtype=np.intp)
+        rows_of.append(rows)
+        is_held_out.append(np.isin(rows, fair_rows))
+        held_out += sum(map(len, fair))
+        aligned += sum(len(part.centres) for part in mine)
+    core = ball_voxels(task.config.labels.core_radius(task.radius))
+    expected = task.prior.expected * counted / core
+    if task.validation_tomogram is None:
+        expected += held_out  # which the prior is without
+    hidden = max(expected - aligned - held_out, 0.0)
+    chosen = [
+        [values[rows] for values, rows in zip(every, rows_of, strict=True)]
+        for every in ([scores for _, _, scores in peaks], shapes)
+    ]
+    weight = shape_weight(
+        np.concatenate(chosen[0]),
+        np.concatenate(chosen[1]),
+        np.concatenate(is_held_out),
+        labelled_share=held_out / (held_out + hidden),
+        most=task.config.inference.template_weight,
+    )
+    description = checkpoint.description.model_copy(update={"template_weight": weight})
+    checkpoint = replace(checkpoint, description=description)
+    if not weight:
+        return checkpoint, list(peaks)
+    return checkpoint, [
+        (features, *add_shape(checkpoint, features.shape, centres, scores, near))
+        for (features, centres, scores), near in zip(peaks, shapes, strict=True)
+    ]
 
 
 def as_unseen(

@@ -220,7 +220,7 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
             features, model.network, config, device=model.device, progress=bar.show
         )
         # Their correlation takes half the memory of the scores, the volume up to as much.
-        is_compared = model.checkpoint.template is not None
+        is_compared = bool(model.checkpoint.description.template_weight)
         kept = replace(features, correlation=None) if is_compared else None
         del features
         changed = job.origin()

@@ -202,7 +202,7 @@ class Run:
         """Write the average of the aligned particles as a volume, where one was wanted."""
         from tomopicker.calibrate import FEWEST_TO_CALIBRATE
         from tomopicker.io.tomograms import write_volume
-        from tomopicker.template import FEWEST_TO_ALIGN
+        from tomopicker.template import FEWEST_TO_ALIGN, LARGEST_RADIUS
 
         description = checkpoint.description
         if checkpoint.template is not None:
@@ -222,11 +222,18 @@ class Run:
             )
             return
         (self.folder / AVERAGE).unlink(missing_ok=True)
-        if description.config.inference.template_weight:
+        if not description.config.inference.template_weight:
+            return
+        if description.radius_voxels > LARGEST_RADIUS:
+            self.say(
+                f"No particles were aligned: their radius has more than {LARGEST_RADIUS} voxels; "
+                "leave preprocessing.working_radius as it is"
+            )
+        else:
             self.say(
                 f"No particles were aligned: at least {FEWEST_TO_ALIGN} to learn from and "
-                f"{FEWEST_TO_CALIBRATE} held out are needed; give more clicks, or a validation "
-                "tomogram"
+                f"{FEWEST_TO_CALIBRATE} held out are needed; give 20 clicks or more, or a "
+                "validation tomogram"
             )
 
     def save_epoch(self, epoch: Epoch) -> None:
