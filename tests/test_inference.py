@@ -149,6 +149,47 @@ def test_a_tile_that_does_not_fit_the_memory_is_halved_until_it_does(monkeypatch
     assert shares[-1] == 1
 
 
+def test_a_correlation_for_one_use_is_let_go_as_the_tiles_are_done_and_changes_no_score(
+    monkeypatch,
+):
+    monkeypatch.setattr("tomopicker.types._BAND", 16)
+    checkpoint = _checkpoint(inference__tile=64)
+    features = features_of(checkpoint, _tomogram(shape=(8, 448, 128)))
+    network, config = network_of(checkpoint), checkpoint.description.config
+    whole = score(features, network, config)
+    once = features.for_one_use()
+    scores, held = np.empty(once.shape, np.float32), []
+    for window, logits, _ in score_tiles(once, network, config):
+        scores[window.slices] = logits
+        # Rows above a tile, but for its halo and what no whole band is.
+        needed = window.corner[1] - receptive_radius(config.network) - 16
+        assert once.correlation.nbytes <= features.correlation.nbytes * (1 - needed / 448)
+        held.append(once.correlation.nbytes)
+    assert held[0] == features.correlation.nbytes
+    assert held[-1] < held[0] / 4
+    np.testing.assert_array_equal(scores, whole)
+    with pytest.raises(KeyError):
+        score(once, network, config)
+
+
+def test_rows_that_half_a_tile_is_done_with_are_kept_for_the_tile_beside_it(monkeypatch):
+    monkeypatch.setattr("tomopicker.types._BAND", 8)
+    checkpoint, tomogram = _checkpoint(inference__tile=128), _tomogram(shape=(8, 128, 256))
+    features = features_of(checkpoint, tomogram)
+    network, config = network_of(checkpoint), checkpoint.description.config
+    whole = score(features, network, config)
+
+    def run(network, blocks, *others):
+        for slab in _RUN(network, blocks, *others):
+            if slab.shape[1] > 100:
+                raise MemoryError
+            yield slab
+
+    monkeypatch.setattr(inference, "_run", run)
+    halved = score(features.for_one_use(), network, config)
+    np.testing.assert_allclose(halved, whole, atol=1e-3 * whole.std())
+
+
 @pytest.mark.parametrize("flips", [False, True])
 def test_where_half_precision_overflows_the_scores_are_those_of_single_precision(
     monkeypatch, flips

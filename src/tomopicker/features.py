@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, cast
 
 import numpy as np
 
 from tomopicker.matched_filter import correlate
 from tomopicker.preprocess import Normalisation
+from tomopicker.types import Bands
 from tomopicker.windows import cut, inside, place
 
 if TYPE_CHECKING:
@@ -48,6 +49,17 @@ class Features:
         if self.correlation is not None:
             channels.append(cut(self.correlation, window))
         return np.stack(channels)
+
+    def for_one_use(self) -> Features:
+        """The same, whose correlation is let go row by row once scoring is done with it."""
+        if self.correlation is None:
+            return self
+        return replace(self, correlation=cast("NDArray[np.float16]", Bands(self.correlation)))
+
+    def let_go(self, *, before: int) -> None:
+        """Free the correlation's rows along y before one, if these features are `for_one_use`."""
+        if isinstance(self.correlation, Bands):
+            self.correlation.let_go(before=before)
 
 
 def compute_features(

@@ -616,6 +616,7 @@ def _score_whole(
             waiting.insert(0, tile)
         else:
             done += share
+            features.let_go(before=min((tile.read.corner[1] for tile in waiting), default=shape[1]))
 
 
 def _kept(features: Features, window: Window, *, multiple: int = 1) -> Window | None:
@@ -658,7 +659,8 @@ def _sides(
         min(start, halo) + min(length - start - size, halo)
         for start, size, length in zip(box.corner[1:], box.shape[1:], shape[1:], strict=True)
     )
-    for rows, columns in product(range(1, y // stride + 1), range(1, x // stride + 1)):
+    # Of equal ones the most rows, with each of which some of the correlation can be let go.
+    for columns, rows in product(range(1, x // stride + 1), range(1, y // stride + 1)):
         high, wide = -(-y // rows), -(-x // columns)
         # Tiles in the middle have a halo on both sides, those of one or two none or one.
         around_y = min(halo * (rows - 1) + beside_y, 2 * halo)

@@ -61,6 +61,52 @@ class HalfVolume:
         return whole if dtype is None else whole.astype(dtype)
 
 
+class Bands:
+    """A ``z y x`` volume that is used up along y: rows that have had their use are let go.
+
+    Parameters
+    ----------
+    volume
+        Is copied, so that its memory can be let go at once.
+
+    Examples
+    --------
+    >>> bands = Bands(np.arange(200.0).reshape(1, 200, 1))
+    >>> bands.let_go(before=70)
+    >>> bands[:, 126:130, :].ravel().tolist(), bands.nbytes
+    ([126.0, 127.0, 128.0, 129.0], 1088)
+    """
+
+    def __init__(self, volume: Volume) -> None:
+        self.shape = volume.shape
+        self._bands = {
+            first: volume[:, first : first + _BAND].copy()
+            for first in range(0, volume.shape[1], _BAND)
+        }
+
+    @property
+    def nbytes(self) -> int:
+        """What is still held."""
+        return sum(band.nbytes for band in self._bands.values())
+
+    def __getitem__(self, index: tuple[slice, slice, slice]) -> Volume:
+        z, y, x = index
+        start, stop, _ = y.indices(self.shape[1])
+        parts = [
+            self._bands[first][z, max(start - first, 0) : stop - first, x]
+            for first in range(start // _BAND * _BAND, max(stop, start + 1), _BAND)
+        ]
+        return np.concatenate(parts, axis=1)
+
+    def let_go(self, *, before: int) -> None:
+        """Free the rows before one, as far as whole bands can be; they cannot be read again."""
+        for first in [first for first in self._bands if first + _BAND <= before]:
+            del self._bands[first]
+
+
+_BAND = 64  # rows
+
+
 @dataclass(frozen=True, kw_only=True)
 class Level:
     """A tomogram at larger voxels, as a file with several levels holds it."""

@@ -215,11 +215,11 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
     origin, started = job.origin(), time.monotonic()
     with progress_bar(tomogram.name) as bar:
         bar.show(0.0, "reading")
-        features = inference.features_of(model.checkpoint, tomogram)
+        features = inference.features_of(model.checkpoint, tomogram).for_one_use()
         volume = inference.score(
             features, model.network, config, device=model.device, progress=bar.show
         )
-        # Their correlation takes half the memory of the scores, the volume up to as much.
+        # Free what is left of the correlation, and the volume, up to half as large as the scores.
         is_compared = bool(model.checkpoint.description.template_weight)
         kept = replace(features, correlation=None) if is_compared else None
         del features
