@@ -168,8 +168,13 @@ def test_a_correlation_for_one_use_is_let_go_as_the_tiles_are_done_and_changes_n
     assert held[0] == features.correlation.nbytes
     assert held[-1] < held[0] / 4
     np.testing.assert_array_equal(scores, whole)
-    with pytest.raises(KeyError):
+    with pytest.raises(ValueError, match="let go"):
         score(once, network, config)
+
+
+def test_scores_lie_along_y_in_memory_as_the_tiles_are_done():
+    scores = _score(_checkpoint(), _tomogram(shape=(16, 24, 32)), tile=8)
+    assert scores.transpose(1, 0, 2).flags.c_contiguous
 
 
 def test_rows_that_half_a_tile_is_done_with_are_kept_for_the_tile_beside_it(monkeypatch):

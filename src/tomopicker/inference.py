@@ -145,7 +145,10 @@ def score(
     progress: Callable[[float], None] = lambda _: None,
 ) -> NDArray[np.float32]:
     """Score a whole tomogram: ``z y x``, float32. `progress` hears the share done."""
-    scores = np.empty(features.shape, dtype=np.float32)
+    z, y, x = features.shape
+    # Tiles are done along y. With that axis first in memory, the scores take no more of it than
+    # are done, while the correlation is let go.
+    scores = np.empty((y, z, x), dtype=np.float32).transpose(1, 0, 2)
     for window, logits, done in score_tiles(features, network, config, device=device):
         scores[window.slices] = logits
         progress(done)

@@ -92,6 +92,8 @@ class Bands:
     def __getitem__(self, index: tuple[slice, slice, slice]) -> Volume:
         z, y, x = index
         start, stop, _ = y.indices(self.shape[1])
+        if start // _BAND * _BAND not in self._bands:
+            raise ValueError(f"rows from {start} on were let go")
         parts = [
             self._bands[first][z, max(start - first, 0) : stop - first, x]
             for first in range(start // _BAND * _BAND, max(stop, start + 1), _BAND)
