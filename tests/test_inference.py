@@ -413,7 +413,7 @@ def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
     before = pick(scores, tomogram, plain, Cut(count=12)).particles
     looked_at = []
 
-    def contrasts(features, centres, template, *, radius):
+    def contrasts(features, centres, template, *, radius, progress):
         looked_at.append((features.shape, centres, radius))
         # The second peak has the shape, the first not at all.
         return np.array([0.0, 0.8, *[0.4] * 1000])[: len(centres)]

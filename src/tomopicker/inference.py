@@ -216,7 +216,12 @@ def _features(checkpoint: Checkpoint, tomogram: Tomogram, radial: RadialFilter |
     return compute_features(tomogram, normalisation, radial)
 
 
-def fit_of(checkpoint: Checkpoint, features: Features) -> Fit | None:
+def fit_of(
+    checkpoint: Checkpoint,
+    features: Features,
+    *,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Fit | None:
     """What the checkpoint's template adds to the score of a peak; None where it adds nothing.
 
     Parameters
@@ -229,13 +234,18 @@ def fit_of(checkpoint: Checkpoint, features: Features) -> Fit | None:
         return None
 
     def fit(centres: NDArray[np.float64]) -> Floats:
-        return weight * for_all(contrasts_of(checkpoint, features, centres), len(centres))
+        near = contrasts_of(checkpoint, features, centres, progress=progress)
+        return weight * for_all(near, len(centres))
 
     return fit
 
 
 def contrasts_of(
-    checkpoint: Checkpoint, features: Features, centres: NDArray[np.float64]
+    checkpoint: Checkpoint,
+    features: Features,
+    centres: NDArray[np.float64],
+    *,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Floats:
     """(m,) contrast of the checkpoint's template at the best m of (n, 3) peaks ``z y x``.
 
@@ -250,7 +260,13 @@ def contrasts_of(
     assert template is not None
     # Of the candidates, however many peaks there are: a score must not hang on that.
     most = _looked_at(checkpoint, features.shape)
-    return contrasts(features, centres[:most], template, radius=description.radius_voxels)
+    return contrasts(
+        features,
+        centres[:most],
+        template,
+        radius=description.radius_voxels,
+        progress=progress,
+    )
 
 
 def for_all(near: Floats, count: int) -> Floats:
@@ -308,6 +324,7 @@ def pick(
     *,
     features: Features | None = None,
     overwrite: bool = False,
+    progress: Callable[[float], None] = lambda _: None,
 ) -> Picked:
     """Take the particles of a scored tomogram, in its own voxels.
 
@@ -324,6 +341,8 @@ def pick(
         Of the tomogram, for a checkpoint with a template; made anew where they are not given.
     overwrite
         Whether the scores may be smoothed where they are: they are then not copied.
+    progress
+        Hears the share done of comparing peaks with a template.
 
     Raises
     ------
@@ -361,7 +380,8 @@ def pick(
         # The list is the start of the candidates, unless it is the longer of the two.
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
         if description.template_weight:
-            fit = fit_of(checkpoint, features or _features(checkpoint, tomogram, None))
+            features = features or _features(checkpoint, tomogram, None)
+            fit = fit_of(checkpoint, features, progress=progress)
         if fit is not None:
             peaks = _fitted(peaks, fit(_centres(scores, peaks, config, radius) + margin))
         judged_by = most if fit is None else _judged_by(checkpoint, shape)

@@ -163,7 +163,14 @@ def learn_template(
     return Template(volume=average.numpy())
 
 
-def contrasts(features: Features, centres: Floats, template: Template, *, radius: float) -> Floats:
+def contrasts(
+    features: Features,
+    centres: Floats,
+    template: Template,
+    *,
+    radius: float,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Floats:
     """(n,) how much better the template fits each place than decoys do, -1 to 1.
 
     The correlation with the template in its best orientation and shift, less the mean of the
@@ -204,6 +211,7 @@ def contrasts(features: Features, centres: Floats, template: Template, *, radius
         by_kind = torch.split(kept @ few, lengths, dim=2)
         fit, mirrored, lump = (some.amax(dim=(1, 2)) for some in by_kind)
         found.append(fit - (mirrored + lump) / 2)
+        progress(min(1.0, (start + _AT_ONCE) / len(centres)))
     differences: Floats = torch.cat(found).numpy().astype(np.float64)
     return differences
 

@@ -55,8 +55,8 @@ if TYPE_CHECKING:
 _VALIDATION_WINDOWS = 16
 """Windows that one epoch of `crops` is validated on: enough to rank epochs, a second or two."""
 
-_ALIGNING = 0.7
-"""Share of the time of calibrating that aligning the particles takes, about."""
+_ALIGNING, _COMPARING = 0.7, 0.15
+"""Shares of the time of calibrating that aligning particles and comparing peaks take, about."""
 
 _STEPS_UNREAD = 10
 """Steps between looks at the loss: reading it makes the loop wait until a GPU has caught up."""
@@ -208,11 +208,13 @@ def calibrate(
     network = network_of(checkpoint)
     config = task.config
     held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE
-    begun = 0.0
+    begun, end = 0.0, 1.0
     # Its noise is that of the aligned ones, which fit too well to tell how others score.
     if held_out and config.inference.template_weight:
         checkpoint = _with_template(task, checkpoint, lambda done: progress(_ALIGNING * done))
         begun = _ALIGNING
+    if checkpoint.template is not None:
+        end -= _COMPARING
     parts = list(task.validation)
     if not held_out:
         parts += task.training
@@ -231,14 +233,16 @@ def calibrate(
             config,
             device=device,
             progress=lambda done, n=number: progress(  # type: ignore[misc]
-                begun + (1 - begun) * (n + done) / len(volumes)
+                begun + (end - begun) * (n + done) / len(volumes)
             ),
         )
         centres, scores = find_candidates(volume, config, radius=task.radius)
         peaks.append((features, centres, scores))
         counted += int(np.count_nonzero(volume > -np.inf))
     if checkpoint.template is not None:
-        checkpoint, peaks = _weigh_shape(task, checkpoint, peaks, counted)
+        checkpoint, peaks = _weigh_shape(
+            task, checkpoint, peaks, counted, lambda done: progress(end + (1 - end) * done)
+        )
     if held_out:
         peaks = as_unseen(peaks, task)
     judged: list[tuple[Floats, LabelledScores]] = []
@@ -287,6 +291,7 @@ def _weigh_shape(
     checkpoint: Checkpoint,
     peaks: Sequence[tuple[Features, NDArray[np.float64], Floats]],
     counted: int,
+    progress: Callable[[float], None],
 ) -> tuple[Checkpoint, list[tuple[Features, NDArray[np.float64], Floats]]]:
     """Find how much the template's contrast counts in the scores, and add it to them.
 
@@ -298,7 +303,15 @@ def _weigh_shape(
     tolerance = MATCH_RADII * task.radius
     rows_of: list[NDArray[np.intp]] = []
     is_held_out: list[NDArray[np.bool_]] = []
-    shapes = [contrasts_of(checkpoint, features, centres) for features, centres, _ in peaks]
+    shapes = [
+        contrasts_of(
+            checkpoint,
+            features,
+            centres,
+            progress=lambda done, n=number: progress((n + done) / len(peaks)),  # type: ignore[misc]
+        )
+        for number, (features, centres, _) in enumerate(peaks)
+    ]
     held_out = aligned = 0
     for (features, centres, scores), near in zip(peaks, shapes, strict=True):
         fair = [part.centres for part in task.validation if part.features is features]

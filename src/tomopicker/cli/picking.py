@@ -237,7 +237,13 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
             )
         bar.show(1.0, "taking the peaks")
         picked = inference.pick(
-            volume, tomogram, model.checkpoint, model.cut, features=kept, overwrite=True
+            volume,
+            tomogram,
+            model.checkpoint,
+            model.cut,
+            features=kept,
+            overwrite=True,
+            progress=lambda done: bar.show(done, "comparing shapes"),
         )
     seconds = time.monotonic() - started
     record = _record(tomogram, picked, model, origin, seconds)
