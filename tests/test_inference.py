@@ -486,7 +486,7 @@ def test_the_share_of_peaks_that_are_compared_is_that_of_any_volume(length):
     spacing = description.config.peaks.exclusion * description.radius_voxels
     share = asked[0] / (60 * 60 * length / (2 * ball_voxels(spacing)))
     core = ball_voxels(description.config.labels.core_radius(description.radius_voxels))
-    expected = 5 * description.priors.expected / core * 2 * ball_voxels(spacing)
+    expected = 10 * description.priors.expected / core * 2 * ball_voxels(spacing)
     assert share == pytest.approx(min(expected, 0.5), rel=0.03)
 
 

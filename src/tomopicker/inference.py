@@ -55,7 +55,7 @@ nothing, so that nothing was computed."""
 Fit: TypeAlias = "Callable[[NDArray[np.float64]], Floats]"
 """(n, 3) places ``z y x``, the best first, to (n,) what a template adds to their scores."""
 
-_TIMES_EXPECTED = 5
+_TIMES_EXPECTED = 10
 _LARGEST_LOOKED_AT = 0.5
 """Peaks that are compared with a template: so many times the particles that training expected, at
 most half of the candidates. In proportion to the volume, so that a part is judged as all is."""
