@@ -192,10 +192,10 @@ def contrasts(
     turns = _matrices(even_rotations(_ORIENTATIONS))
     volume = torch.from_numpy(template.volume)
     turned = boxes.turned(volume, turns, optics.wedge)
-    # Through its centre, which the wedge does not notice, each becomes its mirror image.
     lumps = boxes.lumps(volume, _DECOYS, optics.wedge)
     # Dark, where the particle is.
     lumps *= torch.sign(turned.mean(0) @ lumps.mean(0))
+    # Through its centre, which the wedge does not notice, each becomes its mirror image.
     kinds = [turned, turned.flip(1), lumps]
     axes = _main_axes(torch.cat([kind[::_OF_WHICH_ONE] for kind in kinds]))
     few = torch.cat([kind @ axes for kind in kinds]).T
@@ -317,11 +317,10 @@ class _Boxes:
         power = shells.means(fft.rfftn(volume).abs().square()[None])
         axis = torch.arange(self.side) - self.half
         rng = np.random.default_rng(0)
-        radius = self.radius
         parts = []
         for start in range(0, number, _AT_ONCE):
             count = min(_AT_ONCE, number - start)
-            size = radius * rng.uniform(0.6, 1.05, (count, 1))
+            size = self.radius * rng.uniform(0.6, 1.05, (count, 1))
             shape = np.exp(rng.normal(0, 0.25, (count, 1, 3)))
             shape /= np.cbrt(shape.prod(axis=2, keepdims=True))
             places = rng.normal(size=(count, _LUMPS, 3))

@@ -301,8 +301,6 @@ def _weigh_shape(
     noise the average has, nor from what was rejected, which is known.
     """
     tolerance = MATCH_RADII * task.radius
-    rows_of: list[NDArray[np.intp]] = []
-    is_held_out: list[NDArray[np.bool_]] = []
     shapes = [
         contrasts_of(
             checkpoint,
@@ -312,21 +310,17 @@ def _weigh_shape(
         )
         for number, (features, centres, _) in enumerate(peaks)
     ]
+    chosen: list[tuple[Floats, Floats, NDArray[np.bool_]]] = []
     held_out = aligned = 0
     for (features, centres, scores), near in zip(peaks, shapes, strict=True):
         fair = [part.centres for part in task.validation if part.features is features]
         mine = [part for part in task.training if part.features is features]
         others = [*(part.centres for part in mine), *(part.rejected for part in mine)]
         fair_rows, other_rows = (
-            matched_rows(
-                centres, scores, np.concatenate([*p, np.empty((0, 3))]), tolerance=tolerance
-            )
-            for p in (fair, others)
+            _rows_at(places, centres, scores, tolerance) for places in (fair, others)
         )
-        left_out = set(other_rows) - set(fair_rows)
-        rows = np.array([row for row in range(len(near)) if row not in left_out], dtype=np.intp)
-        rows_of.append(rows)
-        is_held_out.append(np.isin(rows, fair_rows))
+        rows = np.setdiff1d(np.arange(len(near)), sorted(other_rows - fair_rows))
+        chosen.append((scores[rows], near[rows], np.isin(rows, sorted(fair_rows))))
         held_out += sum(map(len, fair))
         aligned += sum(len(part.centres) for part in mine)
     core = ball_voxels(task.config.labels.core_radius(task.radius))
@@ -334,14 +328,8 @@ def _weigh_shape(
     if task.validation_tomogram is None:
         expected += held_out  # which the prior is without
     hidden = max(expected - aligned - held_out, 0.0)
-    chosen = [
-        [values[rows] for values, rows in zip(every, rows_of, strict=True)]
-        for every in ([scores for _, _, scores in peaks], shapes)
-    ]
     weight = shape_weight(
-        np.concatenate(chosen[0]),
-        np.concatenate(chosen[1]),
-        np.concatenate(is_held_out),
+        *(np.concatenate(some) for some in zip(*chosen, strict=True)),
         labelled_share=held_out / (held_out + hidden),
         most=task.config.inference.template_weight,
     )
@@ -353,6 +341,14 @@ def _weigh_shape(
         (features, *add_shape(checkpoint, features.shape, centres, scores, near))
         for (features, centres, scores), near in zip(peaks, shapes, strict=True)
     ]
+
+
+def _rows_at(
+    places: Sequence[Floats], centres: NDArray[np.float64], scores: Floats, tolerance: float
+) -> set[int]:
+    """Rows of the peaks that stand for places, each (n, 3); none of no places."""
+    every = np.concatenate([*places, np.empty((0, 3))])
+    return set(matched_rows(centres, scores, every, tolerance=tolerance))
 
 
 def as_unseen(
@@ -373,26 +369,25 @@ def as_unseen(
     tolerance = MATCH_RADII * task.radius
     seen, clicked, unseen = [], [], []
     for features, centres, scores in peaks:
-
-        def rows(
-            places: list[Floats], centres: Floats = centres, scores: Floats = scores
-        ) -> list[int]:
-            every = np.concatenate([*places, np.empty((0, 3))])
-            return matched_rows(centres, scores, every, tolerance=tolerance)
-
         trained = [part for part in task.training if part.features is features]
-        fair = rows([part.centres for part in task.validation if part.features is features])
-        seen.append(sorted(set(rows([part.centres for part in trained])) - set(fair)))
-        only_clicked = set(rows([part.centres[~part.is_shown] for part in trained])) - set(fair)
-        clicked += scores[sorted(only_clicked)].tolist()
-        unseen += scores[sorted(set(fair))].tolist()
+        fair, mine, only_clicked = (
+            _rows_at(places, centres, scores, tolerance)
+            for places in (
+                [part.centres for part in task.validation if part.features is features],
+                [part.centres for part in trained],
+                [part.centres[~part.is_shown] for part in trained],
+            )
+        )
+        seen.append(sorted(mine - fair))
+        clicked += scores[sorted(only_clicked - fair)].tolist()
+        unseen += scores[sorted(fair)].tolist()
     if not clicked or not unseen:
         return list(peaks)
     excess = max(float(np.mean(clicked) - np.mean(unseen)), 0.0)
     lowered = []
-    for (features, centres, scores), mine in zip(peaks, seen, strict=True):
+    for (features, centres, scores), rows in zip(peaks, seen, strict=True):
         scores = scores.copy()
-        scores[mine] -= excess
+        scores[rows] -= excess
         order = np.argsort(-scores, kind="stable")
         lowered.append((features, centres[order], scores[order]))
     return lowered
