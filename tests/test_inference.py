@@ -414,7 +414,7 @@ def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
     looked_at = []
 
     def contrasts(features, centres, template, *, radius, progress):
-        looked_at.append((features.shape, centres, radius))
+        looked_at.append((features.shape, centres, radius, str(torch.get_default_device())))
         # The second peak has the shape, the first not at all.
         return np.array([0.0, 0.8, *[0.4] * 1000])[: len(centres)]
 
@@ -424,13 +424,14 @@ def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
         template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
         description=plain.description.model_copy(update={"template_weight": 10.0}),
     )
-    picked = pick(scores, tomogram, checkpoint, Cut(count=5)).particles
+    picked = pick(scores, tomogram, checkpoint, Cut(count=5), device="cuda:0").particles
     # The first peak has fallen to the fifth place.
     expected = before.scores[[1, 2, 3, 4, 0]] + 10 * np.array([0.8, 0.4, 0.4, 0.4, 0.0])
     np.testing.assert_allclose(picked.scores, expected)
     assert picked.voxels[:, 2].tolist() == [15, 25, 35, 45, 5]
-    ((shape, centres, radius),) = looked_at
+    ((shape, centres, radius, device),) = looked_at
     assert (shape, radius) == (scores.shape, plain.description.radius_voxels)
+    assert device == "cuda:0"
     assert centres[:2].tolist() == [[5, 5, 5], [5, 5, 15]]
     # What is not looked at, further down, gets what the last ones have that are.
     last = pick(scores, tomogram, checkpoint, Cut(count=12)).particles

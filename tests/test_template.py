@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from tomopicker import template as module
 from tomopicker.features import Features
 from tomopicker.preprocess import Normalisation
-from tomopicker.template import contrasts, even_rotations, learn_template, side
+from tomopicker.template import contrasts, computing_on, even_rotations, learn_template, side
 
 RADIUS = 6.0
 # Blobs at the same distances from the centre, so that one radial average is as the other's.
@@ -177,3 +177,13 @@ def test_orientations_are_even():
     nearest = [np.degrees((one.inv() * some).magnitude().min()) for one in anywhere]
     assert max(nearest) < 45
     assert np.mean(nearest) < 27
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch found no CUDA device")
+def test_a_gpu_finds_what_the_cpu_finds(cell, template):
+    features, mine, _ = cell
+    expected = contrasts(features, mine[40:], template, radius=RADIUS)
+    with computing_on("cuda"):
+        found = contrasts(features, mine[40:], template, radius=RADIUS)
+        assert learn_template([(features, mine[:10])], radius=RADIUS).volume.any()
+    np.testing.assert_allclose(found, expected, atol=0.02)

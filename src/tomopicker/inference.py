@@ -28,7 +28,7 @@ from tomopicker.peaks import Peaks, find_peaks, refine
 from tomopicker.prefetch import one_ahead
 from tomopicker.preprocess import Normalisation, finite
 from tomopicker.rescale import rescale, rescaled_voxel_size
-from tomopicker.template import contrasts
+from tomopicker.template import computing_on, contrasts
 from tomopicker.types import Particles, Shape, Window
 from tomopicker.windows import around, grid, inside, shifted, tile_of, tiles
 
@@ -220,6 +220,7 @@ def fit_of(
     checkpoint: Checkpoint,
     features: Features,
     *,
+    device: str = "cpu",
     progress: Callable[[float], None] = lambda _: None,
 ) -> Fit | None:
     """What the checkpoint's template adds to the score of a peak; None where it adds nothing.
@@ -234,7 +235,7 @@ def fit_of(
         return None
 
     def fit(centres: NDArray[np.float64]) -> Floats:
-        near = contrasts_of(checkpoint, features, centres, progress=progress)
+        near = contrasts_of(checkpoint, features, centres, device=device, progress=progress)
         return weight * for_all(near, len(centres))
 
     return fit
@@ -245,6 +246,7 @@ def contrasts_of(
     features: Features,
     centres: NDArray[np.float64],
     *,
+    device: str = "cpu",
     progress: Callable[[float], None] = lambda _: None,
 ) -> Floats:
     """(m,) contrast of the checkpoint's template at the best m of (n, 3) peaks ``z y x``.
@@ -260,13 +262,14 @@ def contrasts_of(
     assert template is not None
     # Of the candidates, however many peaks there are: a score must not hang on that.
     most = _looked_at(checkpoint, features.shape)
-    return contrasts(
-        features,
-        centres[:most],
-        template,
-        radius=description.radius_voxels,
-        progress=progress,
-    )
+    with computing_on(device):
+        return contrasts(
+            features,
+            centres[:most],
+            template,
+            radius=description.radius_voxels,
+            progress=progress,
+        )
 
 
 def for_all(near: Floats, count: int) -> Floats:
@@ -323,6 +326,7 @@ def pick(
     cut: Cut,
     *,
     features: Features | None = None,
+    device: str = "cpu",
     overwrite: bool = False,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Picked:
@@ -339,6 +343,8 @@ def pick(
         Logits ``z y x`` of the tomogram's `features_of`, whose voxels need not be its own.
     features
         Of the tomogram, for a checkpoint with a template; made anew where they are not given.
+    device
+        Where peaks are compared with a template.
     overwrite
         Whether the scores may be smoothed where they are: they are then not copied.
     progress
@@ -381,7 +387,7 @@ def pick(
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
         if description.template_weight:
             features = features or _features(checkpoint, tomogram, None)
-            fit = fit_of(checkpoint, features, progress=progress)
+            fit = fit_of(checkpoint, features, device=device, progress=progress)
         if fit is not None:
             peaks = _fitted(peaks, fit(_centres(scores, peaks, config, radius) + margin))
         judged_by = most if fit is None else _judged_by(checkpoint, shape)

@@ -12,7 +12,8 @@ like the average in all else: its mirror image, and lumps of its size and spectr
 how much better the average fits than they do.
 
 Everything is computed in boxes whose noise was made white, and which lack what the missing wedge
-lacks in their tomogram; both are measured on boxes of it at random places.
+lacks in their tomogram; both are measured on boxes of it at random places. It is computed where
+torch makes its tensors: ``with computing_on("cuda"):`` makes that a GPU.
 """
 
 from __future__ import annotations
@@ -88,6 +89,17 @@ class Template:
     """Odd cube ``z y x`` of `side` voxels."""
 
 
+def computing_on(device: str) -> torch.device:
+    """Context in which templates are aligned and compared on a device.
+
+    On the CPU, where the device is no GPU of CUDA: Apple's lack some of what is needed.
+
+    >>> computing_on("mps")
+    device(type='cpu')
+    """
+    return torch.device(device if device.startswith("cuda") else "cpu")
+
+
 def side(radius: float) -> int:
     """Voxels along an edge of the boxes that are compared.
 
@@ -160,7 +172,7 @@ def learn_template(
         spectrum = fft.fftn(total) / (fft.ifftshift(weight) + _WIENER * sum_of_chances)
         average = boxes.low_passed(fft.ifftn(spectrum).real, detail) * boxes.ball
     assert average is not None
-    return Template(volume=average.numpy())
+    return Template(volume=average.cpu().numpy())
 
 
 def contrasts(
@@ -190,7 +202,7 @@ def contrasts(
     boxes = _Boxes(radius)
     optics = _Optics.of(features, boxes)
     turns = _matrices(even_rotations(_ORIENTATIONS))
-    volume = torch.from_numpy(template.volume)
+    volume = torch.as_tensor(template.volume)
     turned = boxes.turned(volume, turns, optics.wedge)
     lumps = boxes.lumps(volume, _DECOYS, optics.wedge)
     # Dark, where the particle is.
@@ -212,7 +224,7 @@ def contrasts(
         fit, mirrored, lump = (some.amax(dim=(1, 2)) for some in by_kind)
         found.append(fit - (mirrored + lump) / 2)
         progress(min(1.0, (start + _AT_ONCE) / len(centres)))
-    differences: Floats = torch.cat(found).numpy().astype(np.float64)
+    differences: Floats = torch.cat(found).cpu().numpy().astype(np.float64)
     return differences
 
 
@@ -232,7 +244,7 @@ def even_rotations(number: int) -> Rotation:
 
 def _main_axes(templates: Tensor) -> Tensor:
     """(v, k) the few ways in which (n, v) templates vary, where products are smaller."""
-    with torch.random.fork_rng(devices=()):
+    with torch.random.fork_rng(devices=[templates.device] if templates.is_cuda else []):
         torch.manual_seed(0)
         most = min(_COMPONENTS, *templates.shape)
         axes: Tensor = torch.svd_lowrank(templates, q=most, niter=2)[2]
@@ -262,7 +274,7 @@ class _Boxes:
         blocks = [
             features.density(Window(corner=(z, y, x), shape=shape)) for z, y, x in corners.tolist()
         ]
-        return torch.from_numpy(np.stack(blocks))
+        return torch.as_tensor(np.stack(blocks))
 
     def compared(self, blocks: Tensor, axes: Tensor | None = None) -> Tensor:
         """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1.
@@ -330,12 +342,14 @@ class _Boxes:
             weights *= rng.choice([1, 1, 1, -0.5], (count, _LUMPS))  # some are holes
             weights *= np.arange(_LUMPS) < rng.integers(3, _LUMPS + 1, (count, 1))
             sigma = size * rng.uniform(0.15, 0.4, (count, _LUMPS))
-            at, width = (torch.from_numpy(a.astype(np.float32)) for a in (places, sigma))
+            at, width, weight = (
+                torch.as_tensor(a.astype(np.float32)) for a in (places, sigma, weights)
+            )
             z, y, x = (
                 torch.exp(-((axis - at[:, :, i, None]) ** 2) / (2 * width[:, :, None] ** 2))
                 for i in range(3)
             )
-            z = z * torch.from_numpy(weights.astype(np.float32))[:, :, None]
+            z = z * weight[:, :, None]
             density = torch.einsum("nkz,nky,nkx->nzyx", z, y, x).clamp(min=0).tanh() * self.ball
             spectra = fft.rfftn(density, dim=(1, 2, 3))
             gain = (power / shells.means(spectra.abs().square()).clamp(min=1e-12)).sqrt()
@@ -439,7 +453,7 @@ def _power(blocks: Tensor) -> Tensor:
 
 def _matrices(turns: Rotation) -> Tensor:
     """(n, 3, 3) that turn ``z y x``."""
-    return torch.from_numpy(turns.as_matrix().astype(np.float32))
+    return torch.as_tensor(turns.as_matrix().astype(np.float32))
 
 
 def _turn(volumes: Tensor, turns: Tensor) -> Tensor:

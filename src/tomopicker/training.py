@@ -37,7 +37,12 @@ from tomopicker.network import build
 from tomopicker.objectives import objective
 from tomopicker.pretrained import pretrained_weights
 from tomopicker.task import Labelled, Task
-from tomopicker.template import FEWEST_TO_ALIGN, LARGEST_RADIUS, learn_template
+from tomopicker.template import (
+    FEWEST_TO_ALIGN,
+    LARGEST_RADIUS,
+    computing_on,
+    learn_template,
+)
 from tomopicker.types import Window
 from tomopicker.windows import cut, grid
 
@@ -211,7 +216,9 @@ def calibrate(
     begun, end = 0.0, 1.0
     # Its noise is that of the aligned ones, which fit too well to tell how others score.
     if held_out and config.inference.template_weight:
-        checkpoint = _with_template(task, checkpoint, lambda done: progress(_ALIGNING * done))
+        checkpoint = _with_template(
+            task, checkpoint, device, lambda done: progress(_ALIGNING * done)
+        )
         begun = _ALIGNING
     if checkpoint.template is not None:
         end -= _COMPARING
@@ -241,7 +248,7 @@ def calibrate(
         counted += int(np.count_nonzero(volume > -np.inf))
     if checkpoint.template is not None:
         checkpoint, peaks = _weigh_shape(
-            task, checkpoint, peaks, counted, lambda done: progress(end + (1 - end) * done)
+            task, checkpoint, peaks, counted, device, lambda done: progress(end + (1 - end) * done)
         )
     if held_out:
         peaks = as_unseen(peaks, task)
@@ -267,18 +274,19 @@ def calibrate(
 
 
 def _with_template(
-    task: Task, checkpoint: Checkpoint, progress: Callable[[float], None]
+    task: Task, checkpoint: Checkpoint, device: str, progress: Callable[[float], None]
 ) -> Checkpoint:
     """Add the average of the training particles, if they are enough for one."""
     clicked = sum(len(part.centres) for part in task.training)
     if clicked < FEWEST_TO_ALIGN or task.radius > LARGEST_RADIUS:
         return checkpoint
-    template = learn_template(
-        [(part.features, part.centres) for part in task.training],
-        radius=task.radius,
-        seed=task.config.training.seed,
-        progress=progress,
-    )
+    with computing_on(device):
+        template = learn_template(
+            [(part.features, part.centres) for part in task.training],
+            radius=task.radius,
+            seed=task.config.training.seed,
+            progress=progress,
+        )
     return replace(
         checkpoint,
         description=checkpoint.description.model_copy(update={"aligned": clicked}),
@@ -291,6 +299,7 @@ def _weigh_shape(
     checkpoint: Checkpoint,
     peaks: Sequence[tuple[Features, NDArray[np.float64], Floats]],
     counted: int,
+    device: str,
     progress: Callable[[float], None],
 ) -> tuple[Checkpoint, list[tuple[Features, NDArray[np.float64], Floats]]]:
     """Find how much the template's contrast counts in the scores, and add it to them.
@@ -306,6 +315,7 @@ def _weigh_shape(
             checkpoint,
             features,
             centres,
+            device=device,
             progress=lambda done, n=number: progress((n + done) / len(peaks)),  # type: ignore[misc]
         )
         for number, (features, centres, _) in enumerate(peaks)

@@ -369,7 +369,9 @@ class Arm:
         for cut in self.cuts:
             started = time.process_time()
             end = inference.Cut(count=len(truth) if cut == "true count" else None)
-            picked = inference.pick(scores, tomogram, checkpoint, end, features=features).particles
+            picked = inference.pick(
+                scores, tomogram, checkpoint, end, features=features, device=self.study.device
+            ).particles
             picking_seconds = scoring_seconds + time.process_time() - started
             evaluation = evaluate(
                 picked.voxels, truth.voxels, tolerance=PAPER_TOLERANCE, scores=picked.scores

@@ -242,6 +242,7 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
             model.checkpoint,
             model.cut,
             features=kept,
+            device=model.device,
             overwrite=True,
             progress=lambda done: bar.show(done, "comparing shapes"),
         )
