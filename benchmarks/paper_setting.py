@@ -69,9 +69,10 @@ def run(method: str, seed: int, epochs: int) -> dict[str, object]:
 
     from tomopicker.config import preset
     from tomopicker.evaluate import combine, evaluate
+    from tomopicker.held_out import calibrate
     from tomopicker.inference import Cut, features_of, network_of, pick, score
     from tomopicker.task import prepare
-    from tomopicker.training import Epoch, calibrate, fit
+    from tomopicker.training import Epoch, fit
 
     torch.set_num_threads(1)
     rng = np.random.default_rng([seed, 1])

@@ -15,7 +15,8 @@ MODULES = {
 COMPUTE_WITH_TORCH = {
     *("tomopicker.augment", "tomopicker.checkpoint", "tomopicker.inference", "tomopicker.memory"),
     *("tomopicker.network", "tomopicker.objectives", "tomopicker.parallel"),
-    *("tomopicker.pretrained", "tomopicker.template", "tomopicker.training"),
+    *("tomopicker.held_out", "tomopicker.pretrained"),
+    *("tomopicker.template", "tomopicker.training"),
 }
 
 

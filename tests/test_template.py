@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from tomopicker import template as module
 from tomopicker.features import Features
 from tomopicker.preprocess import Normalisation
-from tomopicker.template import contrasts, computing_on, even_rotations, learn_template, side
+from tomopicker.template import computing_on, contrasts, even_rotations, learn_template, side
 
 RADIUS = 6.0
 # Blobs at the same distances from the centre, so that one radial average is as the other's.

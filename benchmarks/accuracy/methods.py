@@ -146,6 +146,7 @@ def _default(name, clicks, seed, options, overrides):
     others, and has a whole tomogram to validate and calibrate on.
     """
     from tomopicker.config import preset
+    from tomopicker.held_out import calibrate
     from tomopicker.inference import (
         Cut,
         features_of,
@@ -156,7 +157,6 @@ def _default(name, clicks, seed, options, overrides):
         score,
     )
     from tomopicker.task import prepare
-    from tomopicker.training import calibrate
 
     tomogram, particles = _load(options, name, "train")
     # Without the filter's channel nothing estimates the number, so it is told.

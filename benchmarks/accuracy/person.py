@@ -237,8 +237,8 @@ def _review(numbers: str, first, seed: int, parts, reviewed, differs):
 def _train(person: Person, parts, seed: int, differs=None):
     """Train preset `default` on what the person knows."""
     from tomopicker.config import preset
+    from tomopicker.held_out import calibrate
     from tomopicker.task import prepare
-    from tomopicker.training import calibrate
     from tomopicker.types import Particles
 
     differs = differs or {}

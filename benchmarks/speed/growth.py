@@ -13,12 +13,13 @@ from stages import pick_apart
 
 from tomopicker.checkpoint import read_checkpoint
 from tomopicker.config import preset
+from tomopicker.held_out import calibrate
 from tomopicker.io.record import read_record
 from tomopicker.io.tomograms import read_tomogram
 from tomopicker.peaks import find_peaks
 from tomopicker.simulate import Simulation, simulate
 from tomopicker.task import prepare
-from tomopicker.training import Epoch, Step, calibrate, fit
+from tomopicker.training import Epoch, Step, fit
 from tomopicker.types import Tomogram
 from tomopicker.windows import grid
 

@@ -9,10 +9,11 @@ import numpy as np
 
 from tomopicker.checkpoint import write_checkpoint
 from tomopicker.config import preset
+from tomopicker.held_out import calibrate
 from tomopicker.io.tomograms import read_tomogram
 from tomopicker.simulate import phantom
 from tomopicker.task import prepare
-from tomopicker.training import Epoch, calibrate, fit
+from tomopicker.training import Epoch, fit
 from tomopicker.types import Particles
 
 if TYPE_CHECKING:

@@ -2,7 +2,7 @@
 
 The public names, in pipeline order; each is imported when it is first used, so that
 ``import tomopicker`` costs nothing. Functions that are called as a module is stay where they are:
-``evaluate.evaluate``, ``simulate.simulate``, ``training.calibrate``.
+``evaluate.evaluate``, ``simulate.simulate``, ``held_out.calibrate``.
 """
 
 from importlib import import_module

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from time import perf_counter
 from typing import TYPE_CHECKING, TypeAlias
 
@@ -14,54 +14,28 @@ import torch
 
 from tomopicker import parallel
 from tomopicker.augment import augment
-from tomopicker.calibrate import (
-    FEWEST_TO_CALIBRATE,
-    MATCH_RADII,
-    LabelledScores,
-    learn_calibration,
-    match_labelled,
-    matched_rows,
-    shape_weight,
-)
 from tomopicker.checkpoint import Checkpoint, Description, Priors, load_weights
 from tomopicker.errors import InputError
-from tomopicker.inference import (
-    add_shape,
-    contrasts_of,
-    find_candidates,
-    network_of,
-    score,
-)
-from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED, ball_voxels
+from tomopicker.labels import IGNORED, POSITIVE, UNLABELLED
 from tomopicker.network import build
 from tomopicker.objectives import objective
 from tomopicker.pretrained import pretrained_weights
 from tomopicker.task import Labelled, Task
-from tomopicker.template import (
-    FEWEST_TO_ALIGN,
-    LARGEST_RADIUS,
-    computing_on,
-    learn_template,
-)
 from tomopicker.types import Window
 from tomopicker.windows import cut, grid
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping, Sequence
+    from collections.abc import Mapping, Sequence
 
     from numpy.typing import NDArray
     from torch import Tensor, nn
 
     from tomopicker.config import Sampling
     from tomopicker.config import Training as TrainingSettings
-    from tomopicker.features import Features
     from tomopicker.types import Floats
 
 _VALIDATION_WINDOWS = 16
 """Windows that one epoch of `crops` is validated on: enough to rank epochs, a second or two."""
-
-_ALIGNING, _COMPARING = 0.7, 0.15
-"""Shares of the time of calibrating that aligning particles and comparing peaks take, about."""
 
 _STEPS_UNREAD = 10
 """Steps between looks at the loss: reading it makes the loop wait until a GPU has caught up."""
@@ -188,219 +162,6 @@ def fit(task: Task, *, resume: Checkpoint | None = None, device: str = "cpu") ->
             is_kept=settings.keep == "last" or measure > max(earlier, default=-1.0),
             checkpoint=_checkpoint(task, network, optimiser, average, kept, history),
         )
-
-
-def calibrate(
-    task: Task,
-    checkpoint: Checkpoint,
-    *,
-    device: str = "cpu",
-    progress: Callable[[float], None] = lambda _: None,
-) -> Checkpoint:
-    """Add to a checkpoint what scores its labelled particles reach, by which picking is cut.
-
-    With `inference.template_weight` the training particles are aligned first, where others are held
-    out, and their average is added, too. How much shape counts in the scores is what the held-out
-    particles tell (`shape_weight`).
-
-    The particles of validation are scored in their tomogram, whole, and with them the training
-    particles of that tomogram, whose scores are somewhat better than an unseen particle's: they are
-    lowered by the difference of the means, and tell how far scores scatter. With fewer than ten
-    particles of validation there is no mean to trust: training particles stay as they are.
-    Those that were accepted from a list tell, with those rejected there, of the chance at their
-    scores. A tomogram where nothing but such was labelled is left out.
-    """
-    network = network_of(checkpoint)
-    config = task.config
-    held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE
-    begun, end = 0.0, 1.0
-    # Its noise is that of the aligned ones, which fit too well to tell how others score.
-    if held_out and config.inference.template_weight:
-        checkpoint = _with_template(
-            task, checkpoint, device, lambda done: progress(_ALIGNING * done)
-        )
-        begun = _ALIGNING
-    if checkpoint.template is not None:
-        end -= _COMPARING
-    parts = list(task.validation)
-    if not held_out:
-        parts += task.training
-    # Units of z differ between tomograms: one where nobody clicked tells of no particle's scores.
-    # Not by name: two sessions may both have a TS_01.
-    volumes = list(
-        {id(part.features): part.features for part in parts if not part.is_shown.all()}.values()
-    )
-    everyone = (*task.training, *task.validation)
-    peaks: list[tuple[Features, NDArray[np.float64], Floats]] = []
-    counted = 0
-    for number, features in enumerate(volumes):
-        volume = score(
-            features,
-            network,
-            config,
-            device=device,
-            progress=lambda done, n=number: progress(  # type: ignore[misc]
-                begun + (end - begun) * (n + done) / len(volumes)
-            ),
-        )
-        centres, scores = find_candidates(volume, config, radius=task.radius)
-        peaks.append((features, centres, scores))
-        counted += int(np.count_nonzero(volume > -np.inf))
-    if checkpoint.template is not None:
-        checkpoint, peaks = _weigh_shape(
-            task, checkpoint, peaks, counted, device, lambda done: progress(end + (1 - end) * done)
-        )
-    if held_out:
-        peaks = as_unseen(peaks, task)
-    judged: list[tuple[Floats, LabelledScores]] = []
-    known = 0
-    for features, centres, scores in peaks:
-        mine = [part for part in everyone if part.features is features]
-        found = match_labelled(
-            centres,
-            scores,
-            np.concatenate([part.centres[~part.is_shown] for part in mine]),
-            accepted=np.concatenate([part.centres[part.is_shown] for part in mine]),
-            rejected=np.concatenate([part.rejected for part in mine]),
-            tolerance=MATCH_RADII * task.radius,
-        )
-        judged.append((scores, found))
-        known += sum(len(part.centres) for part in mine)
-    calibration = learn_calibration(judged, known=known, held_out=held_out)
-    return replace(
-        checkpoint,
-        description=checkpoint.description.model_copy(update={"calibration": calibration}),
-    )
-
-
-def _with_template(
-    task: Task, checkpoint: Checkpoint, device: str, progress: Callable[[float], None]
-) -> Checkpoint:
-    """Add the average of the training particles, if they are enough for one."""
-    clicked = sum(len(part.centres) for part in task.training)
-    if clicked < FEWEST_TO_ALIGN or task.radius > LARGEST_RADIUS:
-        return checkpoint
-    with computing_on(device):
-        template = learn_template(
-            [(part.features, part.centres) for part in task.training],
-            radius=task.radius,
-            seed=task.config.training.seed,
-            progress=progress,
-        )
-    return replace(
-        checkpoint,
-        description=checkpoint.description.model_copy(update={"aligned": clicked}),
-        template=template,
-    )
-
-
-def _weigh_shape(
-    task: Task,
-    checkpoint: Checkpoint,
-    peaks: Sequence[tuple[Features, NDArray[np.float64], Floats]],
-    counted: int,
-    device: str,
-    progress: Callable[[float], None],
-) -> tuple[Checkpoint, list[tuple[Features, NDArray[np.float64], Floats]]]:
-    """Find how much the template's contrast counts in the scores, and add it to them.
-
-    `counted` is the number of voxels that were scored.
-
-    Held-out particles are told from the other candidates, but not from the aligned ones, whose
-    noise the average has, nor from what was rejected, which is known.
-    """
-    tolerance = MATCH_RADII * task.radius
-    shapes = [
-        contrasts_of(
-            checkpoint,
-            features,
-            centres,
-            device=device,
-            progress=lambda done, n=number: progress((n + done) / len(peaks)),  # type: ignore[misc]
-        )
-        for number, (features, centres, _) in enumerate(peaks)
-    ]
-    chosen: list[tuple[Floats, Floats, NDArray[np.bool_]]] = []
-    held_out = aligned = 0
-    for (features, centres, scores), near in zip(peaks, shapes, strict=True):
-        fair = [part.centres for part in task.validation if part.features is features]
-        mine = [part for part in task.training if part.features is features]
-        others = [*(part.centres for part in mine), *(part.rejected for part in mine)]
-        fair_rows, other_rows = (
-            _rows_at(places, centres, scores, tolerance) for places in (fair, others)
-        )
-        rows = np.setdiff1d(np.arange(len(near)), sorted(other_rows - fair_rows))
-        chosen.append((scores[rows], near[rows], np.isin(rows, sorted(fair_rows))))
-        held_out += sum(map(len, fair))
-        aligned += sum(len(part.centres) for part in mine)
-    core = ball_voxels(task.config.labels.core_radius(task.radius))
-    expected = task.prior.expected * counted / core
-    if task.validation_tomogram is None:
-        expected += held_out  # which the prior is without
-    hidden = max(expected - aligned - held_out, 0.0)
-    weight = shape_weight(
-        *(np.concatenate(some) for some in zip(*chosen, strict=True)),
-        labelled_share=held_out / (held_out + hidden),
-        most=task.config.inference.template_weight,
-    )
-    description = checkpoint.description.model_copy(update={"template_weight": weight})
-    checkpoint = replace(checkpoint, description=description)
-    if not weight:
-        return checkpoint, list(peaks)
-    return checkpoint, [
-        (features, *add_shape(checkpoint, features.shape, centres, scores, near))
-        for (features, centres, scores), near in zip(peaks, shapes, strict=True)
-    ]
-
-
-def _rows_at(
-    places: Sequence[Floats], centres: NDArray[np.float64], scores: Floats, tolerance: float
-) -> set[int]:
-    """Rows of the peaks that stand for places, each (n, 3); none of no places."""
-    every = np.concatenate([*places, np.empty((0, 3))])
-    return set(matched_rows(centres, scores, every, tolerance=tolerance))
-
-
-def as_unseen(
-    peaks: Sequence[tuple[Features, NDArray[np.float64], Floats]], task: Task
-) -> list[tuple[Features, NDArray[np.float64], Floats]]:
-    """Peaks with the scores that training particles would have if they were none.
-
-    The network has learned some of their noise, and it is in the average of the aligned. So their
-    peaks are lowered by what the clicked ones have on average more than those that were held out,
-    over all tomograms. Accepted ones are lowered, too, and have no say: a review asks for those
-    about the cut-off, which score less than the others.
-
-    Parameters
-    ----------
-    peaks
-        Of each tomogram with its features: (n, 3) centres and (n,) scores, the best first.
-    """
-    tolerance = MATCH_RADII * task.radius
-    seen, clicked, unseen = [], [], []
-    for features, centres, scores in peaks:
-        trained = [part for part in task.training if part.features is features]
-        fair, mine, only_clicked = (
-            _rows_at(places, centres, scores, tolerance)
-            for places in (
-                [part.centres for part in task.validation if part.features is features],
-                [part.centres for part in trained],
-                [part.centres[~part.is_shown] for part in trained],
-            )
-        )
-        seen.append(sorted(mine - fair))
-        clicked += scores[sorted(only_clicked - fair)].tolist()
-        unseen += scores[sorted(fair)].tolist()
-    if not clicked or not unseen:
-        return list(peaks)
-    excess = max(float(np.mean(clicked) - np.mean(unseen)), 0.0)
-    lowered = []
-    for (features, centres, scores), rows in zip(peaks, seen, strict=True):
-        scores = scores.copy()
-        scores[rows] -= excess
-        order = np.argsort(-scores, kind="stable")
-        lowered.append((features, centres[order], scores[order]))
-    return lowered
 
 
 def learning_rate(settings: TrainingSettings, measures: Sequence[float | None]) -> float:

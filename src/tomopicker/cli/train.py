@@ -352,7 +352,7 @@ def _train(run: Run, task: Task, start: Checkpoint | None, *, device: str) -> Ch
 def _finish(run: Run, task: Task, checkpoint: Checkpoint, *, device: str) -> None:
     """Calibrate the best checkpoint where the preset does, and draw the curves."""
     from tomopicker.checkpoint import write_checkpoint
-    from tomopicker.training import calibrate
+    from tomopicker.held_out import calibrate
 
     if task.config.preset == "default":
         with run.progress("Aligning and calibrating") as bar:

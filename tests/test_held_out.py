@@ -1,0 +1,246 @@
+"""What the held-out particles tell: how much shape counts, and how particles score."""
+
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+
+from small_task import SMALL, epochs_of, task_of, tomogram_of
+from tomopicker.config import preset
+from tomopicker.held_out import as_unseen, calibrate, likely_particles
+from tomopicker.inference import score
+from tomopicker.task import prepare
+
+
+def test_calibration_scores_the_held_out_particles_where_there_are_enough():
+    task = task_of("default", validation=True, clicks=8)
+    checkpoint = calibrate(task, epochs_of(task)[-1].checkpoint)
+    calibration = checkpoint.description.calibration
+    assert calibration.held_out
+    assert calibration.labelled == 18
+    assert 0 < len(calibration.labelled_scores) <= 18
+    few = task_of("default", clicks=8)
+    calibration = calibrate(few, epochs_of(few)[-1].checkpoint).description.calibration
+    assert not calibration.held_out
+    assert calibration.labelled == 8
+
+
+def test_aligned_particles_are_averaged_where_others_are_held_out(monkeypatch):
+    monkeypatch.setattr("tomopicker.template._ROUNDS", [(50, 0.3)])
+    weight = {"inference__template_weight": 50.0}
+    task = task_of("default", validation=True, clicks=8, **weight)
+    heard, asked, shares = [], [], []
+
+    def weigh(scores, contrasts, is_labelled, *, labelled_share, most):
+        shares.append(labelled_share)
+        asked.append((len(scores), np.isfinite(contrasts).all(), np.sum(is_labelled), most))
+        return 7.0
+
+    monkeypatch.setattr("tomopicker.held_out.shape_weight", weigh)
+    checkpoint = epochs_of(task)[-1].checkpoint
+    calibrated = calibrate(task, checkpoint, progress=heard.append)
+    assert calibrated.template is not None
+    assert calibrated.description.template_weight == 7
+    ((number, is_finite, held_out, most),) = asked
+    assert (is_finite, most) == (True, 50)
+    assert number > held_out > 0
+    # Next to all particles of the validation tomogram are labelled.
+    assert 0.7 < shares[0] <= 1
+    assert calibrated.description.aligned == 8
+    assert heard == sorted(heard)
+    assert heard[-1] == 1
+    # Its contrast is part of the scores that it is calibrated by.
+    off = {"inference__template_weight": 0.0}
+    plain = calibrate(task_of("default", validation=True, clicks=8, **off), checkpoint)
+    assert plain.template is None
+    scores = [one.description.calibration.raw_scores for one in (calibrated, plain)]
+    assert len(scores[0]) == len(scores[1])
+    assert scores[0] != scores[1]
+    # Where it is worth nothing, the scores are as they were.
+    monkeypatch.setattr("tomopicker.held_out.shape_weight", lambda *_, **__: 0.0)
+    unweighed = calibrate(task, checkpoint).description
+    assert unweighed.template_weight == 0
+    assert unweighed.calibration == plain.description.calibration
+    # All of these would be aligned, and fit their own average too well to calibrate by.
+    alone = task_of("default", clicks=8, **weight)
+    assert calibrate(alone, checkpoint).template is None
+    few = task_of("default", validation=True, clicks=7, **weight)
+    assert calibrate(few, checkpoint).template is None
+
+
+def test_training_particles_tell_how_scores_scatter_lowered_to_the_held_out_ones(monkeypatch):
+    task = task_of("default", clicks=17, training__held_out=0.6)
+    (trained,), (held_out,) = task.training, task.validation
+    assert len(held_out.centres) >= 10
+    # A peak on each particle; training ones score 20, the others 5.
+    centres = np.concatenate([trained.centres, held_out.centres])
+    scores = np.where(np.arange(len(centres)) < len(trained.centres), 20.0, 5.0)
+    monkeypatch.setattr(
+        "tomopicker.held_out.find_candidates", lambda *_, **__: (centres + 0.5, scores)
+    )
+    calibration = calibrate(task, epochs_of(task)[-1].checkpoint).description.calibration
+    assert calibration.held_out
+    assert calibration.labelled == 17
+    assert calibration.raw_scores == (5.0,) * 17
+
+
+def labelled(features, places, shown=()):
+    """What `as_unseen` asks of a part of a task."""
+    is_shown = np.isin(np.arange(len(places)), shown)
+    return SimpleNamespace(features=features, centres=np.array(places), is_shown=is_shown)
+
+
+def line(*along):
+    return [[0.0, 0.0, 10.0 * x] for x in along]
+
+
+def test_what_was_learned_from_is_lowered_to_what_was_held_out():
+    one, two = object(), object()
+    # Two tomograms: of the first 0, 2 and 5 were learned from, the last of them accepted in a
+    # review; of the second 1. Held out are 3 and 4 of the first.
+    task = SimpleNamespace(
+        radius=4,
+        training=[labelled(one, line(0, 2, 5), shown=[2]), labelled(two, line(1))],
+        validation=[labelled(one, line(3, 4))],
+    )
+    first = np.array([9.0, 8, 7, 5, 4, 1])
+    peaks = [(one, np.array(line(*range(6))) + 1, first), (two, np.array(line(0, 1)), first[:2])]
+    (_, centres, scores), (_, others, also) = as_unseen(peaks, task)
+    # Clicked ones had 9, 7 and 8 on average, those held out 4.5: 3.5 too much.
+    assert scores.tolist() == [8, 5.5, 5, 4, 3.5, -2.5]
+    assert (centres[:, 2] - 1).tolist() == [10, 0, 30, 40, 20, 50]
+    assert also.tolist() == [9, 4.5]
+    assert others[:, 2].tolist() == [0, 10]
+
+
+def test_nothing_is_raised_to_what_was_held_out_nor_lowered_to_nothing():
+    one = object()
+    peaks = [(one, np.array(line(*range(4))), np.array([9.0, 8, 7, 5]))]
+    better = SimpleNamespace(
+        radius=4, training=[labelled(one, line(3))], validation=[labelled(one, line(0))]
+    )
+    missed = SimpleNamespace(
+        radius=4, training=[labelled(one, line(0))], validation=[labelled(one, line(50))]
+    )
+    for task in (better, missed):
+        ((_, _, scores),) = as_unseen(peaks, task)
+        assert scores.tolist() == [9, 8, 7, 5]
+
+
+def test_calibration_tells_tomograms_of_one_name_apart(monkeypatch):
+    task = task_of("default", clicks=8)
+    tomogram, particles = tomogram_of(2, "one")
+    two = prepare(
+        task.config,
+        [(tomogram_of(1)[0], tomogram_of(1)[1].select(np.arange(8)))],
+        (tomogram, particles.select(np.arange(5))),
+    )
+    scored = []
+    monkeypatch.setattr("tomopicker.held_out.score", lambda f, *_, **__: scored.append(f) or f.data)
+    calibrate(two, epochs_of(two)[0].checkpoint)
+    assert [f.data[0, 0, 0] for f in scored] == [
+        two.validation[0].features.data[0, 0, 0],
+        two.training[0].features.data[0, 0, 0],
+    ]
+
+
+def test_a_tomogram_with_verdicts_alone_is_not_calibrated_by(monkeypatch):
+    """Its scores are in other units than those where somebody clicked."""
+    (here, clicked), (there, reviewed) = tomogram_of(1), tomogram_of(2, "two")
+    config = preset(
+        "default", radius_angstrom=40, voxel_size=10, expected=40, overrides=SMALL["default"]
+    )
+    none, some = reviewed.select(np.arange(0)), reviewed.select(np.arange(6))
+    labelled = [(here, clicked.select(np.arange(12))), (there, some)]
+    task = prepare(config, labelled, accepted=[none, some])
+    scored = []
+
+    def spy(features, *arguments, **options):
+        scored.append(features)
+        return score(features, *arguments, **options)
+
+    monkeypatch.setattr("tomopicker.held_out.score", spy)
+    calibrated = calibrate(task, epochs_of(task)[-1].checkpoint)
+    assert scored == [task.training[0].features]
+    assert calibrated.description.calibration is not None
+
+
+def part(features, centres, rejected=()):
+    """What `likely_particles` asks of a part of a task."""
+    return SimpleNamespace(
+        features=features,
+        centres=np.array(centres, dtype=float).reshape(-1, 3),
+        is_shown=np.zeros(len(centres), dtype=bool),
+        rejected=np.array(rejected, dtype=float).reshape(-1, 3),
+    )
+
+
+def test_likely_particles_are_unlabelled_peaks_where_others_were_learned_from(monkeypatch):
+    here, there, elsewhere = object(), object(), object()
+    task = SimpleNamespace(
+        radius=4,
+        training=[part(here, line(0), rejected=line(1)), part(there, line(9))],
+        validation=[part(here, line(2)), part(elsewhere, line(9))],
+    )
+    chances = np.array([0.99, 0.98, 0.97, 0.96, 0.95, 0.3])
+    monkeypatch.setattr(
+        "tomopicker.held_out.judge", lambda *_: SimpleNamespace(chances=chances.copy())
+    )
+    monkeypatch.setattr("tomopicker.held_out._calibration", lambda *_, **__: None)
+    scores = np.arange(6.0)[::-1]
+    peaks = [(one, np.array(line(*range(6))), scores) for one in (here, there, elsewhere)]
+    (mine, places), (its, others), (_, none) = likely_particles(task, peaks)[0]
+    assert mine is here
+    assert places[:, 2].tolist() == [30, 40]
+    assert its is there
+    assert others[:, 2].tolist() == [0, 10, 20, 30, 40]
+    assert not len(none)
+    # Two that are labelled and one that was rejected are no longer to be found.
+    hidden = likely_particles(task, peaks)[1]
+    assert hidden == pytest.approx(3 * chances.sum() - chances[:3].sum())
+    # With the two to learn from there are five at most: the likeliest of both tomograms.
+    monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 5)
+    some = [centres[:, 2].tolist() for _, centres in likely_particles(task, peaks)[0]]
+    assert some == [[], [0, 10, 20], []]
+    monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 1)
+    assert not any(len(centres) for _, centres in likely_particles(task, peaks)[0])
+
+
+def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
+    """A peak on each particle; the first eight are learned from, the next ten held out."""
+    task = task_of(
+        "default",
+        clicks=18,
+        expected=30,
+        training__held_out=0.55,
+        inference__template_weight=10.0,
+    )
+    (trained,), (held,) = task.training, task.validation
+    assert (len(trained.centres), len(held.centres)) == (8, 10)
+    others = np.array(line(*range(4))) + np.array([60.0, 0, 0])
+    centres = np.concatenate([trained.centres, held.centres, others])
+    scores = np.linspace(9, 8, len(centres))
+    # Clicked ones fit by 0.6, held-out ones by 0.5; of the others the first two join them.
+    near = np.repeat([0.6, 0.5, 0.4], [8, 10, 4])
+    asked = []
+    patches = {
+        "find_candidates": lambda *_, **__: (centres, scores),
+        "likely_particles": lambda *_: ([(trained.features, others[:2])], 2.0),
+        "learn_template": lambda *_, **__: None,
+        "contrasts_of": lambda *_, **__: near.copy(),
+        "shape_weight": lambda *given, **named: asked.append((given, named)) or 10.0,
+        "add_shape": lambda _, __, places, scores, fit: (places, scores + 10 * fit),
+    }
+    for name, function in patches.items():
+        monkeypatch.setattr(f"tomopicker.held_out.{name}", function)
+    calibrated = calibrate(task, epochs_of(task)[-1].checkpoint)
+    ((told, fits, is_held), named) = asked[0]
+    np.testing.assert_allclose(fits, [0.5] * 10 + [0.3, 0.3, 0.4, 0.4])
+    np.testing.assert_allclose(told, scores[8:])
+    assert is_held.tolist() == [True] * 10 + [False] * 4
+    assert named == {"labelled_share": 10 / 12, "most": 10.0}
+    assert calibrated.description.aligned == 10
+    # Scores fall by 1 in all: as training ones score 0.43 more on average than held-out ones
+    # do, they are lowered by that, too.
+    raw = np.sort(calibrated.description.calibration.raw_scores)
+    assert raw.mean() == pytest.approx(scores[8:18].mean() + 5)
