@@ -7,11 +7,12 @@ import sys
 from pathlib import Path
 
 from tomopicker.config import preset
+from tomopicker.held_out import calibrate
 from tomopicker.inference import Cut, features_of, network_of, pick, score
 from tomopicker.io.particles import read_particles, write_particles
 from tomopicker.io.tomograms import read_tomogram
 from tomopicker.task import prepare
-from tomopicker.training import Epoch, calibrate, fit
+from tomopicker.training import Epoch, fit
 
 
 def main(known: str, clicks: str, unseen: str, out: str) -> None:

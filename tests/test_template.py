@@ -181,9 +181,11 @@ def test_orientations_are_even():
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch found no CUDA device")
 def test_a_gpu_finds_what_the_cpu_finds(cell, template):
-    features, mine, _ = cell
+    features, mine, others = cell
     expected = contrasts(features, mine[40:], template, radius=RADIUS)
     with computing_on("cuda"):
         found = contrasts(features, mine[40:], template, radius=RADIUS)
-        assert learn_template([(features, mine[:10])], radius=RADIUS).volume.any()
+        average = learn_template([(features, mine[:40])], radius=RADIUS)
+        again = contrasts(features, np.concatenate([mine[40:], others]), average, radius=RADIUS)
     np.testing.assert_allclose(found, expected, atol=0.02)
+    assert better(again[: len(found)], again[len(found) :]) > 0.9

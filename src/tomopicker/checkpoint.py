@@ -100,7 +100,7 @@ class Checkpoint:
     weights: dict[str, Tensor]
     training: dict[str, Tensor] = field(default_factory=dict)
     template: Template | None = None
-    """The average of the aligned clicks, where there is one."""
+    """The average of aligned particles, where there is one."""
 
     def load_into(self, network: nn.Module) -> None:
         """Give the weights to a network built from the same settings.

@@ -1,12 +1,12 @@
 """Held out: what the particles that training never saw tell of a trained network's scores.
 
-How much shape is worth beside them, and how particles score, by which a list is ended. The
-average that has the shape is made here, too, for which particles serve that the network has found.
+How much shape counts beside the scores, and how particles score, which ends the list. The average
+that has the shape is made here, too, as some of its particles are peaks that the network found.
 """
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
@@ -45,14 +45,35 @@ _SCORING, _ALIGNING = 0.15, 0.7
 """Shares of the time of calibrating with a template that scoring and aligning take, about."""
 
 _LIKELY = 0.9
-"""Chance above which a peak is aligned, too; of those that have it four in five are particles."""
+"""Chance above which an unlabelled peak is aligned, too."""
 
 _ENOUGH_TO_ALIGN = 150
-"""Particles up to which such peaks are added."""
-
+"""Aligned particles, with the training ones, beyond which none is added."""
 
 _Peaks: TypeAlias = "tuple[Features, NDArray[np.float64], Floats]"
 """Candidates of a tomogram: (n, 3) centres ``z y x`` in voxels and (n,) scores, best first."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Likely:
+    """Unlabelled peaks, as far as the network can tell what they are."""
+
+    places: list[tuple[Features, NDArray[np.float64]]]
+    """Of each tomogram, (n, 3) centres ``z y x`` in voxels of those that are likely particles."""
+    hidden: float
+    """Number of particles that is expected among all unlabelled peaks."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Rows:
+    """Peaks of a tomogram that stand for what is labelled there."""
+
+    held: set[int]
+    trained: set[int]
+    """Learned from; none is a held-out one."""
+    clicked: set[int]
+    """Those of them that were not accepted from a list."""
+    rejected: set[int]
 
 
 def calibrate(
@@ -104,7 +125,7 @@ def calibrate(
         )
         peaks.append((features, *find_candidates(volume, config, radius=task.radius)))
     if is_shaped:
-        likely, hidden = likely_particles(task, peaks)
+        likely = likely_particles(task, peaks)
         with computing_on(device):
             checkpoint = _with_template(
                 task, checkpoint, likely, lambda done: progress(end + _ALIGNING * done)
@@ -115,7 +136,6 @@ def calibrate(
             checkpoint,
             peaks,
             likely,
-            hidden=hidden,
             device=device,
             progress=lambda done: progress(end + (1 - end) * done),
         )
@@ -128,22 +148,14 @@ def calibrate(
     )
 
 
-def likely_particles(
-    task: Task, peaks: Sequence[_Peaks]
-) -> tuple[list[tuple[Features, NDArray[np.float64]]], float]:
+def likely_particles(task: Task, peaks: Sequence[_Peaks]) -> Likely:
     """Unlabelled peaks that are likely particles, as far as the network can tell.
 
-    They make the average better than the labelled particles alone, of which there are few: it
-    takes about a hundred to be sure of an average in the right shape. Only where others were
-    learned from is it known what a particle gains by being in the average.
-
-    Returns
-    -------
-    tuple
-        The likeliest places of all tomograms, so many that with the training particles there are
-        at most 150; and the number of particles that is expected among all unlabelled peaks.
+    They make the average better than the training particles alone, of which there are few: it
+    takes about a hundred to be sure of an average in the right shape. None is added where there are
+    150 already. Only tomograms with training particles give any: elsewhere it is not known how much
+    better a particle fits for being in the average.
     """
-    tolerance = MATCH_RADII * task.radius
     peaks = as_unseen(peaks, task)
     calibration = _calibration(peaks, task, held_out=True)
     places, chances, may_join = [], [], []
@@ -151,21 +163,25 @@ def likely_particles(
         trained = [part for part in task.training if part.features is features]
         mine = [*trained, *(part for part in task.validation if part.features is features)]
         known = [*(part.centres for part in mine), *(part.rejected for part in mine)]
-        is_far = KDTree(np.concatenate(known)).query(centres)[0] > tolerance
-        places.append((features, centres[is_far]))
-        chances.append(judge(scores, calibration).chances[is_far])
-        may_join.append(np.full(len(chances[-1]), bool(trained)))
+        # A particle may have a second peak, which is not to be averaged where it is held out.
+        is_apart = KDTree(np.concatenate(known)).query(centres)[0] > task.radius
+        places.append((features, centres[is_apart]))
+        chances.append(judge(scores, calibration).chances[is_apart])
+        is_learned_from = any(len(part.centres) for part in trained)
+        may_join.append(np.full(len(chances[-1]), is_learned_from))
     every = np.concatenate(chances)
     joins = np.concatenate(may_join) & (every > _LIKELY)
     most = max(_ENOUGH_TO_ALIGN - sum(len(part.centres) for part in task.training), 0)
     rows = np.flatnonzero(joins)
     joins[rows[np.argsort(-every[rows], kind="stable")[most:]]] = False
     starts = np.cumsum([len(some) for some in chances])[:-1]
-    likely = [
-        (features, centres[some])
-        for (features, centres), some in zip(places, np.split(joins, starts), strict=True)
-    ]
-    return likely, float(every.sum())
+    return Likely(
+        places=[
+            (features, centres[some])
+            for (features, centres), some in zip(places, np.split(joins, starts), strict=True)
+        ],
+        hidden=float(every.sum()),
+    )
 
 
 def as_unseen(peaks: Sequence[_Peaks], task: Task) -> list[_Peaks]:
@@ -181,28 +197,15 @@ def as_unseen(peaks: Sequence[_Peaks], task: Task) -> list[_Peaks]:
     peaks
         Of each tomogram with its features: (n, 3) centres and (n,) scores, the best first.
     """
-    tolerance = MATCH_RADII * task.radius
-    seen, clicked, unseen = [], [], []
-    for features, centres, scores in peaks:
-        trained = [part for part in task.training if part.features is features]
-        fair, mine, only_clicked = (
-            _rows_at(places, centres, scores, tolerance)
-            for places in (
-                [part.centres for part in task.validation if part.features is features],
-                [part.centres for part in trained],
-                [part.centres[~part.is_shown] for part in trained],
-            )
-        )
-        seen.append(sorted(mine - fair))
-        clicked += scores[sorted(only_clicked - fair)].tolist()
-        unseen += scores[sorted(fair)].tolist()
-    if not clicked or not unseen:
-        return list(peaks)
-    excess = max(float(np.mean(clicked) - np.mean(unseen)), 0.0)
+    rows = [_rows_of(task, *some) for some in peaks]
+    excess = _excess(
+        [scores[sorted(its.clicked)] for (_, _, scores), its in zip(peaks, rows, strict=True)],
+        [scores[sorted(its.held)] for (_, _, scores), its in zip(peaks, rows, strict=True)],
+    )
     lowered = []
-    for (features, centres, scores), rows in zip(peaks, seen, strict=True):
+    for (features, centres, scores), its in zip(peaks, rows, strict=True):
         scores = scores.copy()
-        scores[rows] -= excess
+        scores[sorted(its.trained)] -= excess
         order = np.argsort(-scores, kind="stable")
         lowered.append((features, centres[order], scores[order]))
     return lowered
@@ -230,11 +233,18 @@ def _calibration(peaks: Sequence[_Peaks], task: Task, *, held_out: bool) -> Cali
 def _with_template(
     task: Task,
     checkpoint: Checkpoint,
-    likely: Sequence[tuple[Features, NDArray[np.float64]]],
+    likely: Likely,
     progress: Callable[[float], None],
 ) -> Checkpoint:
     """Add the average of the training particles, and of likely ones."""
-    aligned = [*((part.features, part.centres) for part in task.training), *likely]
+    # A tomogram's together, as its templates take most of the time.
+    aligned = [
+        (
+            part.features,
+            np.concatenate([part.centres, *(c for f, c in likely.places if f is part.features)]),
+        )
+        for part in task.training
+    ]
     template = learn_template(
         aligned, radius=task.radius, seed=task.config.training.seed, progress=progress
     )
@@ -250,9 +260,8 @@ def _weigh_shape(
     task: Task,
     checkpoint: Checkpoint,
     peaks: Sequence[_Peaks],
-    likely: Sequence[tuple[Features, NDArray[np.float64]]],
+    likely: Likely,
     *,
-    hidden: float,
     device: str,
     progress: Callable[[float], None],
 ) -> tuple[Checkpoint, list[_Peaks]]:
@@ -261,44 +270,38 @@ def _weigh_shape(
     Held-out particles are told from the other candidates, but not from the training particles, nor
     from what was rejected, which are known. What the aligned ones fit better than held-out ones,
     since the average has their noise, is taken off them.
-
-    `hidden` is the number of particles expected among the unlabelled candidates.
     """
-    tolerance = MATCH_RADII * task.radius
-    shapes, joined, seen, unseen, told, is_held = [], [], [], [], [], []
-    for number, (features, centres, scores) in enumerate(peaks):
-        near = contrasts_of(
+    shapes = [
+        contrasts_of(
             checkpoint,
             features,
             centres,
             device=device,
             progress=lambda done, n=number: progress((n + done) / len(peaks)),  # type: ignore[misc]
         )
-        mine = [part for part in task.training if part.features is features]
-        held, clicked, found, rejected = (
-            _rows_at(places, centres[: len(near)], scores[: len(near)], tolerance)
-            for places in (
-                [part.centres for part in task.validation if part.features is features],
-                [part.centres for part in mine],
-                [places for its, places in likely if its is features],
-                [part.rejected for part in mine],
-            )
-        )
-        shapes.append(near)
-        joined.append(sorted((clicked | found) - held))
-        seen += near[sorted(clicked - held)].tolist()
-        unseen += near[sorted(held)].tolist()
-        told.append(np.setdiff1d(np.arange(len(near)), sorted((clicked | rejected) - held)))
-        is_held.append(np.isin(told[-1], sorted(held)))
-    gain = max(float(np.mean(seen) - np.mean(unseen)), 0.0) if seen and unseen else 0.0
-    for near, rows in zip(shapes, joined, strict=True):
-        near[rows] -= gain
-    total = sum(len(part.centres) for part in task.validation)
+        for number, (features, centres, _) in enumerate(peaks)
+    ]
+    compared = [
+        (features, centres[: len(near)], scores[: len(near)])
+        for (features, centres, scores), near in zip(peaks, shapes, strict=True)
+    ]
+    rows = [_rows_of(task, *some) for some in compared]
+    gain = _excess(
+        [near[sorted(its.clicked)] for near, its in zip(shapes, rows, strict=True)],
+        [near[sorted(its.held)] for near, its in zip(shapes, rows, strict=True)],
+    )
+    told = []
+    for (features, centres, _), near, its in zip(compared, shapes, rows, strict=True):
+        joined = [places for own, places in likely.places if own is features]
+        near[sorted(its.trained | _same(joined, centres))] -= gain
+        told.append(np.setdiff1d(np.arange(len(near)), sorted(its.trained | its.rejected)))
+    is_held = [np.isin(some, sorted(its.held)) for some, its in zip(told, rows, strict=True)]
+    found = sum(np.count_nonzero(some) for some in is_held)
     weight = shape_weight(
-        np.concatenate([peaks[n][2][rows] for n, rows in enumerate(told)]),
-        np.concatenate([shapes[n][rows] for n, rows in enumerate(told)]),
+        np.concatenate([scores[some] for (_, _, scores), some in zip(compared, told, strict=True)]),
+        np.concatenate([near[some] for near, some in zip(shapes, told, strict=True)]),
         np.concatenate(is_held),
-        labelled_share=total / (total + hidden),
+        labelled_share=found / (found + likely.hidden + 1e-9),
         most=task.config.inference.template_weight,
     )
     description = checkpoint.description.model_copy(update={"template_weight": weight})
@@ -311,9 +314,34 @@ def _weigh_shape(
     ]
 
 
-def _rows_at(
-    places: Sequence[Floats], centres: NDArray[np.float64], scores: Floats, tolerance: float
-) -> set[int]:
-    """Rows of the peaks that stand for places, each (n, 3); none of no places."""
+def _rows_of(task: Task, features: Features, centres: NDArray[np.float64], scores: Floats) -> _Rows:
+    """Peaks that stand for what is labelled in their tomogram, the best one for each place."""
+    trained = [part for part in task.training if part.features is features]
+
+    def at(places: Sequence[Floats]) -> set[int]:
+        every = np.concatenate([*places, np.empty((0, 3))])
+        return set(matched_rows(centres, scores, every, tolerance=MATCH_RADII * task.radius))
+
+    held = at([part.centres for part in task.validation if part.features is features])
+    return _Rows(
+        held=held,
+        trained=at([part.centres for part in trained]) - held,
+        clicked=at([part.centres[~part.is_shown] for part in trained]) - held,
+        rejected=at([part.rejected for part in trained]) - held,
+    )
+
+
+def _same(places: Sequence[NDArray[np.float64]], centres: NDArray[np.float64]) -> set[int]:
+    """Rows of the peaks that places are taken from."""
     every = np.concatenate([*places, np.empty((0, 3))])
-    return set(matched_rows(centres, scores, every, tolerance=tolerance))
+    if not len(every):
+        return set()
+    return set(np.flatnonzero(KDTree(every).query(centres)[0] < 1e-6).tolist())
+
+
+def _excess(learned: Sequence[Floats], held: Sequence[Floats]) -> float:
+    """By how much the mean of what was learned from is above that of what was held out, or 0."""
+    seen, unseen = np.concatenate(learned), np.concatenate(held)
+    if not len(seen) or not len(unseen):
+        return 0.0
+    return max(float(seen.mean() - unseen.mean()), 0.0)

@@ -1,4 +1,4 @@
-"""Template: the clicked particles' average in three dimensions, and what has its shape.
+"""Template: the average of aligned particles in three dimensions, and what has its shape.
 
 The radial filter knows a particle's size and rings, not its shape. Aligned with each other, the
 clicked particles give an average that does. Nothing is searched: only around the peaks that the
@@ -72,8 +72,8 @@ _COARSE = 10
 _SHIFTS_KEPT = 4
 _AT_ONCE = 128
 
-# Rounds of alignment: orientations tried, and the finest detail in cycles a voxel. It grows so that
-# noise is not aligned with noise, and needs more orientations then.
+# Rounds of alignment: orientations tried, and the finest detail in cycles a voxel. Detail grows, so
+# that noise is not aligned with noise; finer detail needs more orientations.
 _ROUNDS = [(600 if number < 8 else 2000, 0.25 + 0.15 * number / 13) for number in range(14)]
 _SHARPNESS = 100.0
 """Of the chance of an orientation, exp(sharpness x correlation), as 1 / the noise's variance."""
@@ -92,7 +92,7 @@ class Template:
 def computing_on(device: str) -> torch.device:
     """Context in which templates are aligned and compared on a device.
 
-    On the CPU, where the device is no GPU of CUDA: Apple's lack some of what is needed.
+    Any but a CUDA device stands for the CPU: Apple's lacks some of what is needed.
 
     >>> computing_on("mps")
     device(type='cpu')
