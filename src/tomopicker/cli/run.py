@@ -213,9 +213,8 @@ class Run:
                 voxel_size=description.voxel_size,
                 overwrite=True,
             )
-            self.say(
-                f"Aligned {description.aligned} clicked and likely particles: their average is {path}"
-            )
+            aligned = description.aligned
+            self.say(f"Aligned {aligned} clicked and likely particles: their average is {path}")
             weight, most = description.template_weight, description.config.inference.template_weight
             self.say(
                 f"Shape counts in the scores, by {weight / most:.0%} of what it may at most"
