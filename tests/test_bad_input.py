@@ -251,8 +251,15 @@ PAPER = ("--radius", "60A", "--preset", "paper", "--set", "sampling.stride=16")
         (("--radius", "60A", "--voxel-size", "nan"), ("--voxel-size must be a positive number",)),
         (("--radius", "60A", "--device", "abacus"), ("no such device", "known")),
         (("--radius", "60A", "--set", "training.batch"), ("write it as name=value",)),
-        (("--radius", "60A", "--set", "lunch.batch=4"), ("lunch.batch: no such setting",)),
-        (("--radius", "60A", "--set", "training.lunch=4"), ("training.lunch",)),
+        (
+            ("--radius", "60A", "--set", "lunch.batch=4"),
+            ("lunch.batch: no such setting", "preprocessing", "training", "peaks"),
+        ),
+        (
+            ("--radius", "60A", "--set", "training.lunch=4"),
+            ("training.lunch: no such setting; those of training are epochs, batch", "seed"),
+        ),
+        (("--radius", "60A", "--set", "epochs=4"), ("<stage>.<name>", "training")),
         (("--radius", "60A", "--set", "training.batch=-4"), ("training.batch", "greater than 0")),
         (
             ("--radius", "60A", "--set", "training.start_worth=Infinity"),

@@ -254,15 +254,21 @@ def preset(
     stages: dict[str, dict[str, Any]] = {}
     if name == "default":
         stages = {stage: dict(values) for stage, values in _DEFAULT.items()}
+    # The fields that are no stage (preset, radius, expected) have options of their own.
+    known = {
+        stage: list(type(kind.default).model_fields)
+        for stage, kind in Config.model_fields.items()
+        if isinstance(kind.default, Stage)
+    }
     for dotted, value in (overrides or {}).items():
         stage, _, setting = dotted.partition(".")
-        # The fields that are no stage (preset, radius, expected) have options of their own.
-        known = [
-            key for key, kind in Config.model_fields.items() if isinstance(kind.default, Stage)
-        ]
         if stage not in known or not setting:
             raise InputError(
                 f"{dotted}: no such setting; it is <stage>.<name>, stages: {', '.join(known)}"
+            )
+        if setting not in known[stage]:
+            raise InputError(
+                f"{dotted}: no such setting; those of {stage} are {', '.join(known[stage])}"
             )
         stages.setdefault(stage, {})[setting] = value
     if name == "default":
