@@ -4,7 +4,6 @@ python examples/pick_in_python.py TS_01.mrc clicks.csv TS_02.mrc picks.csv
 """
 
 import sys
-from pathlib import Path
 
 from tomopicker.config import preset
 from tomopicker.held_out import calibrate
@@ -16,8 +15,8 @@ from tomopicker.training import Epoch, fit
 
 
 def main(known: str, clicks: str, unseen: str, out: str) -> None:
-    tomogram = read_tomogram(Path(known))
-    particles = read_particles(Path(clicks), voxel_size=tomogram.voxel_size, shape=tomogram.shape)
+    tomogram = read_tomogram(known)
+    particles = read_particles(clicks, voxel_size=tomogram.voxel_size, shape=tomogram.shape)
     settings = preset("default", radius_angstrom=125, voxel_size=tomogram.voxel_size)
 
     task = prepare(settings, [(tomogram, particles)])
@@ -30,10 +29,10 @@ def main(known: str, clicks: str, unseen: str, out: str) -> None:
         raise SystemExit("no epoch was trained")
     best = calibrate(task, best)
 
-    other = read_tomogram(Path(unseen))
+    other = read_tomogram(unseen)
     scores = score(features_of(best, other), network_of(best), settings)
     picked = pick(scores, other, best, Cut())
-    write_particles(Path(out), picked.particles, format="csv")
+    write_particles(out, picked.particles, format="csv")
 
 
 if __name__ == "__main__":

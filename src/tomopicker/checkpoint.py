@@ -137,7 +137,7 @@ def check_weights(network: nn.Module, weights: dict[str, Tensor]) -> None:
             )
 
 
-def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
+def write_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     """Write a checkpoint; the file appears whole or not at all and replaces an older one."""
     tensors = {_NETWORK + name: tensor for name, tensor in checkpoint.weights.items()}
     tensors |= {_TRAINING + name: tensor for name, tensor in checkpoint.training.items()}
@@ -146,11 +146,11 @@ def write_checkpoint(path: Path, checkpoint: Checkpoint) -> None:
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Not by the library's own writing to a file, which would be for its owner alone to read.
     content = save(contiguous, {_KEY: checkpoint.description.model_dump_json()})
-    with whole_file(path, overwrite=True) as temporary:
+    with whole_file(Path(path), overwrite=True) as temporary:
         temporary.write_bytes(content)
 
 
-def read_checkpoint(path: Path) -> Checkpoint:
+def read_checkpoint(path: Path | str) -> Checkpoint:
     """Read a checkpoint file, or the best checkpoint of a run folder.
 
     Raises
@@ -159,7 +159,7 @@ def read_checkpoint(path: Path) -> Checkpoint:
         When there is none, or when it is truncated, not ours, from a newer version, or describes
         itself with values out of range.
     """
-    file = checkpoint_file(path)
+    file = checkpoint_file(Path(path))
     try:
         with safe_open(file, framework="pt") as opened:
             metadata = opened.metadata() or {}
