@@ -267,8 +267,11 @@ def test_the_best_peak_near_a_label_is_that_particle():
     )
     assert found.scores.tolist() == [2.0]
     assert found.total == 2
-    none = match_labelled(np.empty((0, 3)), np.empty(0), np.zeros((3, 3)), tolerance=2)
-    assert (len(none.scores), none.total) == (0, 3)
+    places = np.zeros((3, 3))
+    none = match_labelled(
+        np.empty((0, 3)), np.empty(0), places, accepted=places, rejected=places, tolerance=2
+    )
+    assert (none.scores.size, none.accepted.size, none.rejected.size, none.total) == (0, 0, 0, 3)
 
 
 def test_the_nearest_peak_to_a_rejected_place_is_no_particle_unless_a_label_is_there():

@@ -196,12 +196,10 @@ def most_candidates(voxels: int, spacing: float) -> int:
 
 
 def matched_rows(
-    peaks: NDArray[np.float64], scores: Floats, places: NDArray[np.float64], *, tolerance: float
+    peaks: KDTree, scores: Floats, places: NDArray[np.float64], *, tolerance: float
 ) -> list[int]:
     """Row of the best peak within the tolerance of each place that has one there."""
-    if not len(peaks):
-        return []
-    near = KDTree(peaks).query_ball_point(places, tolerance)
+    near = peaks.query_ball_point(places, tolerance)
     return [rows[scores[rows].argmax()] for rows in near if rows]
 
 
@@ -286,16 +284,15 @@ def match_labelled(
     tolerance
         Greatest distance of a peak from its particle; the best peak within it counts.
     """
-    if not len(peaks):
-        return LabelledScores(scores=np.empty(0), total=len(labelled))
-    found = matched_rows(peaks, scores, labelled, tolerance=tolerance)
+    tree = KDTree(peaks)
+    found = matched_rows(tree, scores, labelled, tolerance=tolerance)
     right = set()
     if accepted is not None:
-        right = set(matched_rows(peaks, scores, accepted, tolerance=tolerance)) - set(found)
+        right = set(matched_rows(tree, scores, accepted, tolerance=tolerance)) - set(found)
     wrong: set[int] = set()
     if rejected is not None and len(rejected):
         # The nearest, and no particle's: two of them may be within the tolerance.
-        apart, nearest = KDTree(peaks).query(rejected)
+        apart, nearest = tree.query(rejected)
         wrong = set(nearest[apart <= tolerance].tolist()) - set(found) - right
     return LabelledScores(
         scores=np.asarray(scores[found], dtype=np.float64),

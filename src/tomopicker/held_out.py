@@ -317,10 +317,11 @@ def _weigh_shape(
 def _rows_of(task: Task, features: Features, centres: NDArray[np.float64], scores: Floats) -> _Rows:
     """Peaks that stand for what is labelled in their tomogram, the best one for each place."""
     trained = [part for part in task.training if part.features is features]
+    tree = KDTree(centres)
 
     def at(places: Sequence[Floats]) -> set[int]:
         every = np.concatenate([*places, np.empty((0, 3))])
-        return set(matched_rows(centres, scores, every, tolerance=MATCH_RADII * task.radius))
+        return set(matched_rows(tree, scores, every, tolerance=MATCH_RADII * task.radius))
 
     held = at([part.centres for part in task.validation if part.features is features])
     return _Rows(
