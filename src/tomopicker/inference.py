@@ -310,13 +310,12 @@ def find_particles(
         (n, 3) centres in voxels ``z y x`` and (n,) scores, best first.
     """
     scores, margin = _for_peaks(scores, config, radius)
-    if fit is None:
-        peaks = _peaks(scores, config, radius, count, floor)
-    else:
-        peaks = _peaks(scores, config, radius, count, -np.inf)
-        peaks = _fitted(peaks, fit(_centres(scores, peaks, config, radius) + margin))
-        peaks = peaks.best(int(np.count_nonzero(peaks.scores > floor)))
-    return _centres(scores, peaks, config, radius) + margin, peaks.scores
+    peaks = _peaks(scores, config, radius, count, floor if fit is None else -np.inf)
+    centres = _centres(scores, peaks, config, radius) + margin
+    if fit is not None:
+        peaks, centres = _fitted(peaks, centres, fit)
+    above = peaks.scores > floor
+    return centres[above], peaks.scores[above]
 
 
 def pick(
@@ -389,7 +388,7 @@ def pick(
             features = features or _features(checkpoint, tomogram, None)
             fit = fit_of(checkpoint, features, device=device, progress=progress)
         if fit is not None:
-            peaks = _fitted(peaks, fit(_centres(scores, peaks, config, radius) + margin))
+            peaks, centres = _fitted(peaks, _centres(scores, peaks, config, radius) + margin, fit)
         judged_by = most if fit is None else _judged_by(checkpoint, shape)
         judged = judge(peaks.best(judged_by).scores, calibration)
         if automatic:
@@ -405,7 +404,7 @@ def pick(
     if len(peaks) < wanted and fit is None:
         peaks = _peaks(scores, config, radius, wanted, -np.inf)
     peaks = peaks.best(wanted)
-    centres = _centres(scores, peaks, config, radius) + margin
+    centres = _centres(scores, peaks, config, radius) + margin if fit is None else centres[:wanted]
     # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
     centres = centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
     table = Particles.from_voxels(
@@ -482,11 +481,11 @@ def _peaks(
     return find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
 
 
-def _fitted(peaks: Peaks, added: Floats) -> Peaks:
-    """Peaks with what a template adds to their scores, best first again."""
-    scores = peaks.scores + added
+def _fitted(peaks: Peaks, centres: Floats, fit: Fit) -> tuple[Peaks, Floats]:
+    """Peaks with what a template adds to their scores, and their centres, best first again."""
+    scores = peaks.scores + fit(centres)
     order = np.argsort(-scores, kind="stable")
-    return Peaks(voxels=peaks.voxels[order], scores=scores[order])
+    return Peaks(voxels=peaks.voxels[order], scores=scores[order]), centres[order]
 
 
 def _centres(
