@@ -178,10 +178,3 @@ def test_every_link_to_a_file_leads_to_one(document: Path) -> None:
     text = document.read_text(encoding="utf-8")
     targets = re.findall(r"\]\(([^)#:\s]+)(?:#[\w-]+)?\)", text)
     assert [target for target in targets if not (document.parent / target).exists()] == []
-
-
-@pytest.mark.parametrize(
-    "file", sorted((ROOT / "examples").glob("*.py")), ids=lambda file: file.stem
-)
-def test_an_example_finds_what_it_imports(file):
-    assert callable(runpy.run_path(str(file))["main"])
