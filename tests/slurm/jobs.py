@@ -23,7 +23,7 @@ from conftest import SHORT, Outcome, start_process
 from killing import contents, make_tomograms
 
 TOMOGRAMS, BROKEN = 30, 2
-LONGER = 100.0
+LONGER = 180.0
 """Seconds that a training takes whose job is warned after 80 at the latest."""
 
 GIVE_UP = 400.0
