@@ -205,6 +205,10 @@ def test_likely_particles_are_unlabelled_peaks_where_others_were_learned_from(mo
     monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 5)
     some = [centres[:, 2].tolist() for _, centres in likely_particles(task, peaks).places]
     assert some == [[], [0, 10, 20], [], []]
+    # And no more than half of those that are expected.
+    monkeypatch.setattr("tomopicker.held_out._SHARE_OF_HIDDEN", 2 / likely.hidden)
+    some = [centres[:, 2].tolist() for _, centres in likely_particles(task, peaks).places]
+    assert some == [[], [0, 10], [], []]
     monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 1)
     assert not any(len(centres) for _, centres in likely_particles(task, peaks).places)
 
@@ -296,10 +300,10 @@ def test_likely_particles_are_aligned_and_held_out_ones_are_not(monkeypatch):
     (trained,), (held,) = task.training, task.validation
     assert features is trained.features
     assert len(held.centres) == 12
-    assert calibrated.description.aligned == len(places) > 18 + 35
+    assert calibrated.description.aligned == len(places) > 18 + 15
     assert np.isin(trained.centres, places).all()
     unlabelled = particles.voxels[30:]
     true = sum(np.abs(unlabelled - place).max(axis=1).min() < 1e-6 for place in places[18:])
-    assert true / len(places[18:]) > 0.8
+    assert true / len(places[18:]) > 0.9
     apart = np.linalg.norm(places[:, None] - held.centres[None], axis=2)
     assert apart.min() > RADIUS

@@ -47,6 +47,10 @@ _SCORING, _ALIGNING = 0.15, 0.7
 _LIKELY = 0.5
 """Chance above which an unlabelled peak is aligned, too."""
 
+_SHARE_OF_HIDDEN = 0.5
+"""Of the particles that are expected among unlabelled peaks: the likelier half of them at most.
+Chances may be too high, and of the last ones many are something else."""
+
 _ENOUGH_TO_ALIGN = 150
 """Aligned particles, with the training ones, beyond which none is added."""
 
@@ -171,7 +175,9 @@ def likely_particles(task: Task, peaks: Sequence[_Peaks]) -> Likely:
         may_join.append(np.full(len(chances[-1]), is_learned_from))
     every = np.concatenate(chances)
     joins = np.concatenate(may_join) & (every > _LIKELY)
+    hidden = float(every.sum())
     most = max(_ENOUGH_TO_ALIGN - sum(len(part.centres) for part in task.training), 0)
+    most = min(most, round(_SHARE_OF_HIDDEN * hidden))
     rows = np.flatnonzero(joins)
     joins[rows[np.argsort(-every[rows], kind="stable")[most:]]] = False
     starts = np.cumsum([len(some) for some in chances])[:-1]
@@ -180,7 +186,7 @@ def likely_particles(task: Task, peaks: Sequence[_Peaks]) -> Likely:
             (features, centres[some])
             for (features, centres), some in zip(places, np.split(joins, starts), strict=True)
         ],
-        hidden=float(every.sum()),
+        hidden=hidden,
     )
 
 
