@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     from tomopicker.calibrate import Calibration
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.features import Features
-    from tomopicker.task import Task
+    from tomopicker.task import Labelled, Task
     from tomopicker.types import Floats
 
 _SCORING, _ALIGNING = 0.15, 0.7
@@ -66,6 +66,11 @@ class Likely:
     """Of each tomogram, (n, 3) centres ``z y x`` in voxels of those that are likely particles."""
     hidden: float
     """Number of particles that is expected among all unlabelled peaks."""
+
+    def at(self, features: Features) -> NDArray[np.float64]:
+        """(n, 3) places of one tomogram, 0 where it gives none."""
+        mine = [places for own, places in self.places if own is features]
+        return np.concatenate([*mine, np.empty((0, 3))])
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,8 +169,8 @@ def likely_particles(task: Task, peaks: Sequence[_Peaks]) -> Likely:
     calibration = _calibration(peaks, task, held_out=True)
     places, chances, may_join = [], [], []
     for features, centres, scores in peaks:
-        trained = [part for part in task.training if part.features is features]
-        mine = [*trained, *(part for part in task.validation if part.features is features)]
+        trained = _parts_of(features, task.training)
+        mine = [*trained, *_parts_of(features, task.validation)]
         known = [*(part.centres for part in mine), *(part.rejected for part in mine)]
         # A particle may have a second peak, which is not to be averaged where it is held out.
         is_apart = KDTree(np.concatenate(known)).query(centres)[0] > task.radius
@@ -222,7 +227,7 @@ def _calibration(peaks: Sequence[_Peaks], task: Task, *, held_out: bool) -> Cali
     judged: list[tuple[Floats, LabelledScores]] = []
     known = 0
     for features, centres, scores in peaks:
-        mine = [part for part in (*task.training, *task.validation) if part.features is features]
+        mine = _parts_of(features, (*task.training, *task.validation))
         found = match_labelled(
             centres,
             scores,
@@ -245,10 +250,7 @@ def _with_template(
     """Add the average of the training particles, and of likely ones."""
     # A tomogram's together, as its templates take most of the time.
     aligned = [
-        (
-            part.features,
-            np.concatenate([part.centres, *(c for f, c in likely.places if f is part.features)]),
-        )
+        (part.features, np.concatenate([part.centres, likely.at(part.features)]))
         for part in task.training
     ]
     template = learn_template(
@@ -298,8 +300,8 @@ def _weigh_shape(
     )
     told = []
     for (features, centres, _), near, its in zip(compared, shapes, rows, strict=True):
-        joined = [places for own, places in likely.places if own is features]
-        near[sorted(its.trained | _same(joined, centres))] -= gain
+        joined = _same(likely.at(features), centres)
+        near[sorted(its.trained | joined)] -= gain
         told.append(np.setdiff1d(np.arange(len(near)), sorted(its.trained | its.rejected)))
     is_held = [np.isin(some, sorted(its.held)) for some, its in zip(told, rows, strict=True)]
     found = sum(np.count_nonzero(some) for some in is_held)
@@ -322,14 +324,14 @@ def _weigh_shape(
 
 def _rows_of(task: Task, features: Features, centres: NDArray[np.float64], scores: Floats) -> _Rows:
     """Peaks that stand for what is labelled in their tomogram, the best one for each place."""
-    trained = [part for part in task.training if part.features is features]
+    trained = _parts_of(features, task.training)
     tree = KDTree(centres)
 
     def at(places: Sequence[Floats]) -> set[int]:
         every = np.concatenate([*places, np.empty((0, 3))])
         return set(matched_rows(tree, scores, every, tolerance=MATCH_RADII * task.radius))
 
-    held = at([part.centres for part in task.validation if part.features is features])
+    held = at([part.centres for part in _parts_of(features, task.validation)])
     return _Rows(
         held=held,
         trained=at([part.centres for part in trained]) - held,
@@ -338,12 +340,15 @@ def _rows_of(task: Task, features: Features, centres: NDArray[np.float64], score
     )
 
 
-def _same(places: Sequence[NDArray[np.float64]], centres: NDArray[np.float64]) -> set[int]:
+def _parts_of(features: Features, parts: Sequence[Labelled]) -> list[Labelled]:
+    """Parts of a task that are in one tomogram; not by name, as two may have the same."""
+    return [part for part in parts if part.features is features]
+
+
+def _same(places: NDArray[np.float64], centres: NDArray[np.float64]) -> set[int]:
     """Rows of the peaks that places are taken from."""
-    every = np.concatenate([*places, np.empty((0, 3))])
-    if not len(every):
-        return set()
-    return set(np.flatnonzero(KDTree(every).query(centres)[0] < 1e-6).tolist())
+    # From no place at all everything is infinitely far.
+    return set(np.flatnonzero(KDTree(places).query(centres)[0] < 1e-6).tolist())
 
 
 def _excess(learned: Sequence[Floats], held: Sequence[Floats]) -> float:
