@@ -4,6 +4,7 @@ import runpy
 from pathlib import Path
 from typing import Any
 
+from small_task import SMALL
 from tomopicker.config import Config, preset
 from tomopicker.io.particles import read_particles
 
@@ -12,13 +13,7 @@ EXAMPLES = Path(__file__).resolve().parents[1] / "examples"
 
 def test_the_script_trains_and_picks(simulated: Path, tmp_path: Path) -> None:
     def short(name: Any, *, radius_angstrom: float, voxel_size: float) -> Config:
-        settings = {
-            "training.epochs": 1,
-            "sampling.steps_per_epoch": 2,
-            "sampling.side": 16,
-            "network.channels": [4, 8],
-            "inference.template_weight": 0,
-        }
+        settings = SMALL["default"] | {"training.epochs": 1, "sampling.steps_per_epoch": 2}
         # The simulated particles are smaller than those of the example.
         return preset(name, radius_angstrom=60, voxel_size=voxel_size, overrides=settings)
 
