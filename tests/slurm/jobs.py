@@ -24,7 +24,7 @@ from killing import contents, make_tomograms
 
 TOMOGRAMS, BROKEN = 30, 2
 LONGER = 180.0
-"""Seconds that a training takes whose job is warned after 80 at the latest."""
+"""Seconds that a training takes whose job is warned after 110 at the latest."""
 
 GIVE_UP = 400.0
 """Seconds after which something that should happen is not waited for any more."""
