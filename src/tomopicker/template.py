@@ -144,8 +144,7 @@ def learn_template(
     average: Tensor | None = None
     for number, (orientations, detail) in enumerate([(1, 0.14), *_ROUNDS]):
         progress(number / (1 + len(_ROUNDS)))
-        total = torch.zeros((boxes.side,) * 3)
-        weight = torch.zeros((boxes.side,) * 3)
+        total, weight = torch.zeros(2, len(boxes.places))
         sum_of_chances = 0.0
         for wedge, particles, passed in seen:
             count, shifts, _ = particles.shape
@@ -165,10 +164,15 @@ def learn_template(
                 which, chances = (at % len(turns))[likely], chances[likely]
             back = turns.transpose(1, 2)[which]
             for some in torch.split(torch.arange(len(at_rows)), _AT_ONCE):
-                share = chances[some][:, None, None, None]
-                total += (_turn(boxes.filled(flat[at_rows[some]]), back[some]) * share).sum(0)
-                weight += (_turn(passed.expand(len(some), -1, -1, -1), back[some]) * share).sum(0)
+                seen_and_passed = torch.stack(
+                    [boxes.filled(flat[at_rows[some]]), passed.expand(len(some), -1, -1, -1)], dim=1
+                )
+                turned = boxes.sampled(seen_and_passed, back[some])
+                total += chances[some] @ turned[:, 0]
+                weight += chances[some] @ turned[:, 1]
             sum_of_chances += float(chances.sum())
+        # Frequencies beyond the ball are beyond the detail, too.
+        total, weight = boxes.filled(torch.stack([total, weight]))
         spectrum = fft.fftn(total) / (fft.ifftshift(weight) + _WIENER * sum_of_chances)
         average = boxes.low_passed(fft.ifftn(spectrum).real, detail) * boxes.ball
     assert average is not None
@@ -311,13 +315,19 @@ class _Boxes:
         """
         parts = []
         for some in torch.split(turns, _AT_ONCE):
-            # Where each voxel comes from, in the grid's order and units: x y z, the faces at 1.
-            grid = (self.places @ some).flip(2)[:, None, None] / self.half
-            volumes = volume.expand(len(some), 1, -1, -1, -1)
-            voxels = functional.grid_sample(volumes, grid, align_corners=True)
-            shown = _filtered(self.filled(voxels[:, 0, 0, 0]), wedge)
+            voxels = self.sampled(volume.expand(len(some), 1, -1, -1, -1), some)
+            shown = _filtered(self.filled(voxels[:, 0]), wedge)
             parts.append(self.normalised(shown))
         return torch.cat(parts)
+
+    def sampled(self, volumes: Tensor, turns: Tensor) -> Tensor:
+        """(n, c, v) voxels in the ball of (n, c, side, side, side), turned by (n, 3, 3).
+
+        Each is turned about its centre by the matrix, which acts on ``z y x``.
+        """
+        # Where each voxel comes from, in the grid's order and units: x y z, the faces at 1.
+        grid = (self.places @ turns).flip(2)[:, None, None] / self.half
+        return functional.grid_sample(volumes, grid, align_corners=True)[:, :, 0, 0]
 
     def lumps(self, volume: Tensor, number: int, wedge: Tensor) -> Tensor:
         """(k, v) templates: random shapes of a volume's size and spectrum, seen in one orientation.
@@ -454,13 +464,3 @@ def _power(blocks: Tensor) -> Tensor:
 def _matrices(turns: Rotation) -> Tensor:
     """(n, 3, 3) that turn ``z y x``."""
     return torch.as_tensor(turns.as_matrix().astype(np.float32))
-
-
-def _turn(volumes: Tensor, turns: Tensor) -> Tensor:
-    """(n, s, s, s), each turned about its centre by its (3, 3), which acts on ``z y x``."""
-    # The grid says for each voxel where it comes from, in x y z.
-    inverse = turns.transpose(1, 2).flip(1).flip(2)
-    grid = functional.affine_grid(
-        functional.pad(inverse, (0, 1)), [len(turns), 1, *volumes.shape[1:]], align_corners=True
-    )
-    return functional.grid_sample(volumes[:, None], grid, align_corners=True)[:, 0]
