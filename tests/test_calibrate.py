@@ -15,7 +15,6 @@ from tomopicker.calibrate import (
     learn_calibration,
     match_labelled,
     most_candidates,
-    shape_weight,
 )
 
 
@@ -295,48 +294,3 @@ def test_the_nearest_peak_to_a_rejected_place_is_no_particle_unless_a_label_is_t
     # One that is labelled and accepted is labelled; what was accepted is not rejected.
     assert (found.scores.tolist(), found.accepted.tolist()) == ([3.0], [2.0])
     assert found.rejected.size == 0
-
-
-def _candidates(rng, *, of_score, of_contrast, is_known=False):
-    """300 candidates, 90 of them particles, of which 30 are labelled: scores, contrasts, labels."""
-    is_particle = np.arange(300) < 90
-    scores = 3 * rng.normal(of_score * is_particle, 1)
-    contrasts = 0.02 * rng.normal(of_contrast * is_particle, 1)
-    if is_known:  # what the contrast says, the score says better
-        contrasts = 0.02 * (scores / 3 + rng.normal(0, 1, 300))
-    return scores, contrasts, np.arange(300) < 30
-
-
-@pytest.mark.parametrize("seed", range(3))
-def test_shape_counts_as_far_as_it_tells_particles_from_other_candidates(seed):
-    rng = np.random.default_rng(seed)
-    candidates = _candidates(rng, of_score=1.5, of_contrast=2)
-    weight = shape_weight(*candidates, labelled_share=1 / 3, most=500.0)
-    # By Bayes the contrast counts 2 / 0.02 beside a score that counts 1.5 / 3.
-    assert 0.4 * 200 < weight < 1.7 * 200
-    clear = _candidates(rng, of_score=0, of_contrast=2.5)
-    assert 15 < shape_weight(*clear, labelled_share=1 / 3, most=40.0) < 40
-    wrong = _candidates(rng, of_score=1.5, of_contrast=-1)
-    assert shape_weight(*wrong, labelled_share=1 / 3, most=500.0) == 0
-
-
-def test_shape_counts_little_where_it_tells_nothing_new():
-    rng = np.random.default_rng(1)
-    for how in ({"of_contrast": 0}, {"of_contrast": 0, "is_known": True}):
-        weights = [
-            shape_weight(*_candidates(rng, of_score=1.5, **how), labelled_share=1 / 3, most=500.0)
-            for _ in range(20)
-        ]
-        assert np.median(weights) < 75
-
-
-def test_few_labels_leave_the_weight_near_the_middle():
-    rng = np.random.default_rng(2)
-    scores, contrasts, is_labelled = _candidates(rng, of_score=1.5, of_contrast=2)
-    few = is_labelled & (np.arange(300) < 1)
-    weight = shape_weight(scores, contrasts, few, labelled_share=1 / 60, most=100.0)
-    assert 30 < weight < 70
-    for labels in (np.zeros_like(few), np.ones_like(few)):
-        assert shape_weight(scores, contrasts, labels, labelled_share=0.5, most=100.0) == 0
-    alike = np.full_like(contrasts, 0.3)
-    assert shape_weight(scores, alike, is_labelled, labelled_share=1 / 3, most=100.0) == 0

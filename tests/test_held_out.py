@@ -9,8 +9,9 @@ import torch
 
 from small_task import RADIUS, SMALL, epochs_of, task_of, tomogram_of
 from tomopicker.config import preset
-from tomopicker.held_out import Likely, as_unseen, calibrate, likely_particles
+from tomopicker.held_out import as_unseen, calibrate, likely_particles
 from tomopicker.inference import score
+from tomopicker.mixture import Mixture
 from tomopicker.task import prepare
 from tomopicker.template import Template
 
@@ -28,27 +29,25 @@ def test_calibration_scores_the_held_out_particles_where_there_are_enough():
     assert calibration.labelled == 8
 
 
-def test_aligned_particles_are_averaged_where_others_are_held_out(monkeypatch):
+def test_aligned_particles_are_averaged(monkeypatch):
     monkeypatch.setattr("tomopicker.template._ROUNDS", [(50, 0.3)])
     weight = {"inference__template_weight": 50.0}
     task = task_of("default", validation=True, clicks=8, **weight)
-    heard, asked, shares = [], [], []
+    heard, asked = [], []
 
-    def weigh(scores, contrasts, is_labelled, *, labelled_share, most):
-        shares.append(labelled_share)
-        asked.append((len(scores), np.isfinite(contrasts).all(), np.sum(is_labelled), most))
-        return 7.0
+    def fit(scores, contrasts, chances, *, is_labelled, is_aligned, most, known_gain):
+        lengths = {len(values) for values in (scores, contrasts, chances, is_labelled, is_aligned)}
+        asked.append((len(lengths), np.isfinite(contrasts).all(), most, known_gain))
+        assert len(scores) > np.sum(is_labelled) > 0
+        return Mixture(weight=7.0, gain=0.01, chances=chances)
 
-    monkeypatch.setattr("tomopicker.held_out.shape_weight", weigh)
+    monkeypatch.setattr("tomopicker.held_out.fit_mixture", fit)
     checkpoint = epochs_of(task)[-1].checkpoint
     calibrated = calibrate(task, checkpoint, progress=heard.append)
     assert calibrated.template is not None
     assert calibrated.description.template_weight == 7
-    ((number, is_finite, held_out, most),) = asked
-    assert (is_finite, most) == (True, 50)
-    assert number > held_out > 0
-    # Next to all particles of the validation tomogram are labelled.
-    assert 0.7 < shares[0] < 1
+    # The gain that the first average told is taken for the others', which have as many.
+    assert asked == [(1, True, 50, gain) for gain in (None, *[pytest.approx(0.01)] * 2)]
     assert calibrated.description.aligned == 8
     assert heard == sorted(heard)
     assert heard[-1] == 1
@@ -59,14 +58,19 @@ def test_aligned_particles_are_averaged_where_others_are_held_out(monkeypatch):
     scores = [one.description.calibration.raw_scores for one in (calibrated, plain)]
     assert len(scores[0]) == len(scores[1])
     assert scores[0] != scores[1]
-    # Where it is worth nothing, the scores are as they were.
-    monkeypatch.setattr("tomopicker.held_out.shape_weight", lambda *_, **__: 0.0)
+    # Where nothing is held out, too.
+    alone = task_of("default", clicks=10, **weight)
+    assert calibrate(alone, checkpoint).description.template_weight == 7
+    # Where it is worth nothing, the scores are as they were, and no second one is made.
+    del asked[:]
+    nothing = Mixture(weight=0.0, gain=0.0, chances=np.empty(0))
+    monkeypatch.setattr(
+        "tomopicker.held_out.fit_mixture", lambda *_, **__: asked.append(0) or nothing
+    )
     unweighed = calibrate(task, checkpoint).description
+    assert asked == [0]
     assert unweighed.template_weight == 0
     assert unweighed.calibration == plain.description.calibration
-    # All of these would be aligned, and fit their own average too well to calibrate by.
-    alone = task_of("default", clicks=8, **weight)
-    assert calibrate(alone, checkpoint).template is None
     few = task_of("default", validation=True, clicks=7, **weight)
     assert calibrate(few, checkpoint).template is None
 
@@ -185,32 +189,23 @@ def test_likely_particles_are_unlabelled_peaks_where_others_were_learned_from(mo
         validation=[part(here, line(2.35)), part(elsewhere, line(9)), part(reviewed, line(9))],
     )
     chances = np.array([0.99, 0.98, 0.97, 0.96, 0.95, 0.3])
-    monkeypatch.setattr(
-        "tomopicker.held_out.judge", lambda *_: SimpleNamespace(chances=chances.copy())
-    )
-    monkeypatch.setattr("tomopicker.held_out._calibration", lambda *_, **__: None)
     scores = np.arange(6.0)[::-1]
     peaks = [(one, np.array(line(*range(6))), scores) for one in (here, there, elsewhere, reviewed)]
-    likely = likely_particles(task, peaks)
-    (mine, places), (its, others), (_, none), (_, unlearned) = likely.places
-    assert mine is here
-    assert places[:, 2].tolist() == [30, 40]
-    assert its is there
-    assert others[:, 2].tolist() == [0, 10, 20, 30, 40]
-    assert not len(none)
-    assert not len(unlearned)
-    # Two that are labelled and one that was rejected are no longer to be found.
-    assert likely.hidden == pytest.approx(4 * chances.sum() - chances[:3].sum())
+
+    def likely(share=1.0):
+        found = likely_particles(task, peaks, [chances] * 4, share=share)
+        return [np.flatnonzero(some).tolist() for some in found]
+
+    assert likely() == [[3, 4], [0, 1, 2, 3, 4], [], []]
     # With the two to learn from there are five at most: the likeliest of both tomograms.
     monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 5)
-    some = [centres[:, 2].tolist() for _, centres in likely_particles(task, peaks).places]
-    assert some == [[], [0, 10, 20], [], []]
-    # And no more than half of those that are expected.
-    monkeypatch.setattr("tomopicker.held_out._SHARE_OF_HIDDEN", 2 / likely.hidden)
-    some = [centres[:, 2].tolist() for _, centres in likely_particles(task, peaks).places]
-    assert some == [[], [0, 10], [], []]
+    assert likely() == [[], [0, 1, 2], [], []]
+    # And no more than a share of those that are expected. Two that are labelled and one that was
+    # rejected are no longer to be found.
+    hidden = 4 * chances.sum() - chances[:3].sum()
+    assert likely(share=2 / hidden) == [[], [0, 1], [], []]
     monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 1)
-    assert not any(len(centres) for _, centres in likely_particles(task, peaks).places)
+    assert likely() == [[]] * 4
 
 
 def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
@@ -230,7 +225,6 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     others = np.array(line(*range(4))) + np.array([60.0, 0, 0])
     centres = np.concatenate([trained.centres, held.centres, others])
     scores = np.linspace(9, 8, len(centres))
-    # Clicked ones fit by 0.6, held-out ones by 0.5; of the others the first two join them.
     near = np.repeat([0.6, 0.1, 0.5, 0.4], [7, 1, 10, 4])
     asked, added, devices = [], [], []
 
@@ -238,30 +232,50 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
         devices.append(device)
         return near.copy()
 
-    def add_shape(_, __, places, scores, fit):
+    def fit(*given, **named):
+        asked.append((given, named))
+        # By shape another two are the likely ones.
+        chances = np.repeat([0.0, 0.9], [20, 2])
+        return Mixture(weight=10.0, gain=named["known_gain"] or 0.1, chances=chances)
+
+    def add_shape(checkpoint, __, places, scores, fit):
+        assert checkpoint.description.template_weight == 10
         added.append(fit)
         return places, scores + 10 * fit
 
+    by_score = np.repeat([0.0, 0.9, 0.1], [18, 2, 2])
+    averaged = []
     patches = {
         "score": lambda features, *_, **__: np.zeros(features.shape),
         "find_candidates": lambda *_, **__: (centres, scores),
-        "likely_particles": lambda *_: Likely(places=[(trained.features, others[:2])], hidden=2.0),
-        "learn_template": lambda *_, **__: devices.append(str(torch.get_default_device())),
+        "_chances_by_score": lambda *_: [by_score],
+        "_SHARES_OF_HIDDEN": (1.2, 1.2),
+        "learn_template": lambda places, **_: averaged.append(
+            (places, str(torch.get_default_device()))
+        ),
         "contrasts_of": contrasts_of,
-        "shape_weight": lambda *given, **named: asked.append((given, named)) or 10.0,
+        "fit_mixture": fit,
         "add_shape": add_shape,
     }
     for name, function in patches.items():
         monkeypatch.setattr(f"tomopicker.held_out.{name}", function)
     calibrated = calibrate(task, checkpoint, device="cuda:0")
-    ((told, fits, is_held), named) = asked[0]
-    np.testing.assert_allclose(fits, [0.5] * 10 + [0.3, 0.3, 0.4, 0.4])
-    np.testing.assert_allclose(told, scores[8:])
-    assert is_held.tolist() == [True] * 10 + [False] * 4
-    assert named == {"labelled_share": pytest.approx(10 / 12), "most": 10.0}
+    # The clicked ones and two likely ones; the second time by their shape.
+    for number, rows in enumerate((others[:2], others[2:])):
+        (((_, places),), device) = averaged[number]
+        np.testing.assert_allclose(places, [*trained.centres, *rows])
+        assert device == "cuda:0"
+        ((told, fits, chances), named) = asked[number]
+        np.testing.assert_allclose(told, scores)
+        np.testing.assert_allclose(fits, near)
+        np.testing.assert_allclose(chances, by_score)
+        assert named["is_labelled"].tolist() == [True] * 18 + [False] * 4
+        is_aligned = np.isin(np.arange(22), [*range(8), *(18 + 2 * number + np.arange(2))])
+        assert named["is_aligned"].tolist() == is_aligned.tolist()
+        assert named["most"] == 10.0
+    assert [named["known_gain"] for _, named in asked] == [None, pytest.approx(0.1)]
     assert calibrated.description.aligned == 10
-    np.testing.assert_allclose(added[0][:8], [0.5] * 7 + [0.0], atol=1e-12)
-    np.testing.assert_allclose(added[0][8:], fits)
+    np.testing.assert_allclose(added[0], near - 0.1 * is_aligned)
     assert devices == ["cuda:0", "cuda:0"]
 
 

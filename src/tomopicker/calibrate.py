@@ -27,7 +27,6 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.optimize import minimize
 from scipy.spatial import KDTree
-from scipy.special import expit, log_expit
 
 from tomopicker.labels import ball_voxels
 from tomopicker.verdicts import SLIPS, expected_f1
@@ -50,12 +49,6 @@ _UNIT_SHARE = 6
 
 _FARTHEST = 1000.0
 _BINS = 200
-
-# Of the regression that tells what shape is worth.
-_WEIGHTS_TRIED = 31
-_LEAST_SHARE = 0.05
-_RIDGE = 2e-4
-_LARGEST_SHARE = 0.95
 
 _LEAST_RECALL = 0.4
 """Of a cut-off at which particles are counted."""
@@ -201,63 +194,6 @@ def matched_rows(
     """Row of the best peak within the tolerance of each place that has one there."""
     near = peaks.query_ball_point(places, tolerance)
     return [rows[scores[rows].argmax()] for rows in near if rows]
-
-
-def shape_weight(
-    scores: Floats,
-    contrasts: Floats,
-    is_labelled: NDArray[np.bool_],
-    *,
-    labelled_share: float,
-    most: float,
-) -> float:
-    """How much a template's contrast is worth beside a candidate's score, 0 to `most`.
-
-    Every weight in this range gives a logistic regression of particles on the score with the
-    contrast added, and so the labels a likelihood. Unlabelled is not negative: what is fitted is
-    the chance of a label, a constant share of the chance of a particle (Elkan and Noto 2008).
-    The mean of the weights is taken, by their likelihoods and a prior that falls from 0 by a factor
-    of e in half of the range: few labels leave it near a third of the most, which is safe for
-    particles that have a shape to see, and for others. Less than a twentieth is nothing, which
-    picks faster.
-
-    Parameters
-    ----------
-    scores, contrasts, is_labelled
-        (n,) of the candidates, and whether they are labelled particles.
-    labelled_share
-        Of the particles among these candidates.
-    """
-    if not 0 < np.count_nonzero(is_labelled) < len(scores) or np.ptp(contrasts) == 0:
-        return 0.0
-    share = min(labelled_share, _LARGEST_SHARE)
-    tried = np.linspace(0, most, _WEIGHTS_TRIED)
-    losses = np.array(
-        [_labels_loss(scores + weight * contrasts, is_labelled, share) for weight in tried]
-    )
-    losses += 2 * tried / most
-    chances = np.exp(losses.min() - losses)
-    weight = float(chances @ tried / chances.sum())
-    return weight if weight > _LEAST_SHARE * most else 0.0
-
-
-def _labels_loss(scores: Floats, is_labelled: NDArray[np.bool_], share: float) -> float:
-    """-log likelihood of the labels, by the best logistic regression on scores."""
-    units = (scores - scores.mean()) / max(float(scores.std()), 1e-9)
-    columns = np.column_stack([units, np.ones_like(units)])
-    ridge = _RIDGE * len(scores)
-
-    def loss(weights: Floats) -> tuple[float, Floats]:
-        logits = columns @ weights
-        chance = expit(logits)
-        unlabelled = 1 - share * chance
-        value = np.where(is_labelled, -log_expit(logits), -np.log(unlabelled)).sum()
-        slopes = np.where(is_labelled, chance - 1, share * chance * (1 - chance) / unlabelled)
-        slope = columns.T @ slopes + ridge * weights * (1, 0)
-        return float(value + ridge * weights[0] ** 2 / 2), slope
-
-    fits = [minimize(loss, np.array(start), jac=True) for start in ((1.0, 0.0), (2.0, -2.0))]
-    return min(float(fit.fun) for fit in fits)
 
 
 def match_labelled(

@@ -7,7 +7,7 @@ that has the shape is made here, too, as some of its particles are peaks that th
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, TypeAlias
+from typing import TYPE_CHECKING, TypeAlias, TypeVar
 
 import numpy as np
 from scipy.spatial import KDTree
@@ -20,9 +20,16 @@ from tomopicker.calibrate import (
     learn_calibration,
     match_labelled,
     matched_rows,
-    shape_weight,
 )
-from tomopicker.inference import add_shape, contrasts_of, find_candidates, network_of, score
+from tomopicker.inference import (
+    add_shape,
+    contrasts_of,
+    find_candidates,
+    most_compared,
+    network_of,
+    score,
+)
+from tomopicker.mixture import fit_mixture
 from tomopicker.template import (
     FEWEST_TO_ALIGN,
     LARGEST_RADIUS,
@@ -41,48 +48,36 @@ if TYPE_CHECKING:
     from tomopicker.task import Labelled, Task
     from tomopicker.types import Floats
 
-_SCORING, _ALIGNING = 0.15, 0.7
-"""Shares of the time of calibrating with a template that scoring and aligning take, about."""
+_SCORING, _ALIGNING = 0.1, 0.7
+"""Of the time of calibrating with a template: the share of scoring, and that of aligning in the
+rest."""
 
 _LIKELY = 0.5
 """Chance above which an unlabelled peak is aligned, too."""
 
-_SHARE_OF_HIDDEN = 0.5
-"""Of the particles that are expected among unlabelled peaks: the likelier half of them at most.
-Chances may be too high, and of the last ones many are something else."""
+_SHARES_OF_HIDDEN = (0.5, 0.9, 0.9)
+"""Of the particles that are expected among unlabelled peaks: the likelier part of them at most, for
+each average that is made. By their scores alone many of the last ones are something else."""
 
 _ENOUGH_TO_ALIGN = 150
 """Aligned particles, with the training ones, beyond which none is added."""
+
+_Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _Peaks: TypeAlias = "tuple[Features, NDArray[np.float64], Floats]"
 """Candidates of a tomogram: (n, 3) centres ``z y x`` in voxels and (n,) scores, best first."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class Likely:
-    """Unlabelled peaks, as far as the network can tell what they are."""
+class _Labels:
+    """Which peaks of a tomogram stand for what is labelled there."""
 
-    places: list[tuple[Features, NDArray[np.float64]]]
-    """Of each tomogram, (n, 3) centres ``z y x`` in voxels of those that are likely particles."""
-    hidden: float
-    """Number of particles that is expected among all unlabelled peaks."""
-
-    def at(self, features: Features) -> NDArray[np.float64]:
-        """(n, 3) places of one tomogram, 0 where it gives none."""
-        mine = [places for own, places in self.places if own is features]
-        return np.concatenate([*mine, np.empty((0, 3))])
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Rows:
-    """Peaks of a tomogram that stand for what is labelled there."""
-
-    held: set[int]
-    trained: set[int]
+    held: NDArray[np.bool_]
+    trained: NDArray[np.bool_]
     """Learned from; none is a held-out one."""
-    clicked: set[int]
+    clicked: NDArray[np.bool_]
     """Those of them that were not accepted from a list."""
-    rejected: set[int]
+    rejected: NDArray[np.bool_]
 
 
 def calibrate(
@@ -94,9 +89,9 @@ def calibrate(
 ) -> Checkpoint:
     """Add to a checkpoint what scores its labelled particles reach, by which picking is cut.
 
-    With `inference.template_weight`, and where enough particles are held out, an average is made
-    of the training particles and of unlabelled peaks that are likely particles, and added, too. How
-    much shape counts in the scores is what the held-out particles tell (`shape_weight`).
+    With `inference.template_weight` an average is made of the training particles and of unlabelled
+    peaks that are likely particles, and added, too. How much its shape counts in the scores is what
+    all peaks tell (`fit_mixture`).
 
     The particles of validation are scored in their tomogram, whole, and with them the training
     particles of that tomogram, whose scores are somewhat better than an unseen particle's: they are
@@ -109,8 +104,7 @@ def calibrate(
     config = task.config
     held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE
     is_shaped = (
-        held_out
-        and config.inference.template_weight > 0
+        config.inference.template_weight > 0
         and sum(len(part.centres) for part in task.training) >= FEWEST_TO_ALIGN
         and task.radius <= LARGEST_RADIUS
     )
@@ -134,17 +128,10 @@ def calibrate(
         )
         peaks.append((features, *find_candidates(volume, config, radius=task.radius)))
     if is_shaped:
-        likely = likely_particles(task, peaks)
-        with computing_on(device):
-            checkpoint = _with_template(
-                task, checkpoint, likely, lambda done: progress(end + _ALIGNING * done)
-            )
-        end += _ALIGNING
-        checkpoint, peaks = _weigh_shape(
+        checkpoint, peaks = _with_shape(
             task,
             checkpoint,
             peaks,
-            likely,
             device=device,
             progress=lambda done: progress(end + (1 - end) * done),
         )
@@ -157,42 +144,39 @@ def calibrate(
     )
 
 
-def likely_particles(task: Task, peaks: Sequence[_Peaks]) -> Likely:
-    """Unlabelled peaks that are likely particles, as far as the network can tell.
+def likely_particles(
+    task: Task, peaks: Sequence[_Peaks], chances: Sequence[Floats], *, share: float
+) -> list[NDArray[np.bool_]]:
+    """Find the unlabelled peaks that are likely particles, in each tomogram.
 
     They make the average better than the training particles alone, of which there are few: it
     takes about a hundred to be sure of an average in the right shape. None is added where there are
-    150 already. Only tomograms with training particles give any: elsewhere it is not known how much
-    better a particle fits for being in the average.
+    150 already. Only tomograms with training particles give any: in others every particle may be
+    needed to calibrate by.
+
+    Parameters
+    ----------
+    chances
+        Of each tomogram, (n,) of its peaks.
+    share
+        Of the particles that are expected among all unlabelled peaks, the most that are taken.
     """
-    peaks = as_unseen(peaks, task)
-    calibration = _calibration(peaks, task, held_out=True)
-    places, chances, may_join = [], [], []
-    for features, centres, scores in peaks:
+    free, joins = [], []
+    for (features, centres, _), chance in zip(peaks, chances, strict=True):
         trained = _parts_of(features, task.training)
         mine = [*trained, *_parts_of(features, task.validation)]
         known = [*(part.centres for part in mine), *(part.rejected for part in mine)]
         # A particle may have a second peak, which is not to be averaged where it is held out.
         is_apart = KDTree(np.concatenate(known)).query(centres)[0] > task.radius
-        places.append((features, centres[is_apart]))
-        chances.append(judge(scores, calibration).chances[is_apart])
         is_learned_from = any(len(part.centres) for part in trained)
-        may_join.append(np.full(len(chances[-1]), is_learned_from))
-    every = np.concatenate(chances)
-    joins = np.concatenate(may_join) & (every > _LIKELY)
-    hidden = float(every.sum())
+        free.append(is_apart)
+        joins.append(is_apart & (chance > _LIKELY) & is_learned_from)
+    every, is_in = np.concatenate(chances), np.concatenate(joins)
     most = max(_ENOUGH_TO_ALIGN - sum(len(part.centres) for part in task.training), 0)
-    most = min(most, round(_SHARE_OF_HIDDEN * hidden))
-    rows = np.flatnonzero(joins)
-    joins[rows[np.argsort(-every[rows], kind="stable")[most:]]] = False
-    starts = np.cumsum([len(some) for some in chances])[:-1]
-    return Likely(
-        places=[
-            (features, centres[some])
-            for (features, centres), some in zip(places, np.split(joins, starts), strict=True)
-        ],
-        hidden=hidden,
-    )
+    most = min(most, round(share * float(every[np.concatenate(free)].sum())))
+    rows = np.flatnonzero(is_in)
+    is_in[rows[np.argsort(-every[rows], kind="stable")[most:]]] = False
+    return _for_each(peaks, is_in)
 
 
 def as_unseen(peaks: Sequence[_Peaks], task: Task) -> list[_Peaks]:
@@ -208,18 +192,38 @@ def as_unseen(peaks: Sequence[_Peaks], task: Task) -> list[_Peaks]:
     peaks
         Of each tomogram with its features: (n, 3) centres and (n,) scores, the best first.
     """
-    rows = [_rows_of(task, *some) for some in peaks]
-    excess = _excess(
-        [scores[sorted(its.clicked)] for (_, _, scores), its in zip(peaks, rows, strict=True)],
-        [scores[sorted(its.held)] for (_, _, scores), its in zip(peaks, rows, strict=True)],
-    )
-    lowered = []
-    for (features, centres, scores), its in zip(peaks, rows, strict=True):
-        scores = scores.copy()
-        scores[sorted(its.trained)] -= excess
+    return [_best_first(*some) for some in _lowered(peaks, task)]
+
+
+def _lowered(peaks: Sequence[_Peaks], task: Task) -> list[_Peaks]:
+    """Peaks as unseen, in the order in which they were."""
+    labels = [_labels_of(task, *some) for some in peaks]
+    both = list(zip(peaks, labels, strict=True))
+    seen = np.concatenate([scores[its.clicked] for (_, _, scores), its in both])
+    unseen = np.concatenate([scores[its.held] for (_, _, scores), its in both])
+    excess = max(float(seen.mean() - unseen.mean()), 0.0) if len(seen) and len(unseen) else 0.0
+    return [
+        (features, centres, scores - excess * its.trained)
+        for (features, centres, scores), its in both
+    ]
+
+
+def _best_first(features: Features, centres: NDArray[np.float64], scores: Floats) -> _Peaks:
+    order = np.argsort(-scores, kind="stable")
+    return features, centres[order], scores[order]
+
+
+def _chances_by_score(task: Task, peaks: Sequence[_Peaks]) -> list[Floats]:
+    """(n,) chance that each peak is a particle, as far as the network can tell."""
+    lowered = _lowered(peaks, task)
+    calibration = _calibration([_best_first(*some) for some in lowered], task, held_out=True)
+    every = []
+    for _, _, scores in lowered:
         order = np.argsort(-scores, kind="stable")
-        lowered.append((features, centres[order], scores[order]))
-    return lowered
+        chances = np.empty(len(scores))
+        chances[order] = judge(scores[order], calibration).chances
+        every.append(chances)
+    return every
 
 
 def _calibration(peaks: Sequence[_Peaks], task: Task, *, held_out: bool) -> Calibration:
@@ -241,21 +245,106 @@ def _calibration(peaks: Sequence[_Peaks], task: Task, *, held_out: bool) -> Cali
     return learn_calibration(judged, known=known, held_out=held_out)
 
 
+def _with_shape(
+    task: Task,
+    checkpoint: Checkpoint,
+    peaks: Sequence[_Peaks],
+    *,
+    device: str,
+    progress: Callable[[float], None],
+) -> tuple[Checkpoint, list[_Peaks]]:
+    """Add the average of the training particles and of likely ones, and its contrast to the peaks.
+
+    The first average has what is likely by the scores alone, the others what is by shape, too.
+    What is in the average is taken to fit it by so much better than if it were not, the less the
+    more there are. What was rejected is known, and has no say.
+    """
+    every = peaks
+    by_score = _chances_by_score(task, peaks)
+    # Only the best are compared.
+    most = [most_compared(checkpoint, features.shape) for features, _, _ in peaks]
+    peaks = [(own, at[:n], scores[:n]) for (own, at, scores), n in zip(peaks, most, strict=True)]
+    by_score = [some[:n] for some, n in zip(by_score, most, strict=True)]
+    labels = [_labels_of(task, *some) for some in peaks]
+    trained, held, rejected = (
+        np.concatenate(some)
+        for some in zip(*((its.trained, its.held, its.rejected) for its in labels), strict=True)
+    )
+    scores = np.concatenate([some for _, _, some in peaks])
+    chances = by_score
+    gain: float | None = None  # of one that were alone in the average
+    for number, share in enumerate(_SHARES_OF_HIDDEN):
+
+        def so_far(done: float, number: int = number) -> None:
+            progress((number + done) / len(_SHARES_OF_HIDDEN))
+
+        joined = likely_particles(task, peaks, chances, share=share)
+        checkpoint = _with_template(
+            task,
+            checkpoint,
+            [
+                (features, centres[is_in])
+                for (features, centres, _), is_in in zip(peaks, joined, strict=True)
+            ],
+            device=device,
+            progress=lambda done: so_far(_ALIGNING * done),
+        )
+        contrasts = _contrasts(
+            checkpoint,
+            peaks,
+            device=device,
+            progress=lambda done: so_far(_ALIGNING + (1 - _ALIGNING) * done),
+        )
+        is_aligned = trained | np.concatenate(joined)
+        told = ~rejected
+        mixture = fit_mixture(
+            scores[told],
+            contrasts[told],
+            np.concatenate(by_score)[told],
+            is_labelled=(trained | held)[told],
+            is_aligned=is_aligned[told],
+            most=task.config.inference.template_weight,
+            known_gain=None if gain is None else gain / checkpoint.description.aligned,
+        )
+        gain = mixture.gain * checkpoint.description.aligned
+        if not mixture.weight:
+            return checkpoint, list(every)
+        now = np.zeros(len(scores))
+        now[told] = mixture.chances
+        chances = _for_each(peaks, now)
+    description = checkpoint.description.model_copy(update={"template_weight": mixture.weight})
+    checkpoint = replace(checkpoint, description=description)
+    return checkpoint, [
+        (features, *add_shape(checkpoint, features.shape, centres, scores, near))
+        for (features, centres, scores), near in zip(
+            every, _for_each(peaks, contrasts - mixture.gain * is_aligned), strict=True
+        )
+    ]
+
+
 def _with_template(
     task: Task,
     checkpoint: Checkpoint,
-    likely: Likely,
+    likely: Sequence[tuple[Features, NDArray[np.float64]]],
+    *,
+    device: str,
     progress: Callable[[float], None],
 ) -> Checkpoint:
     """Add the average of the training particles, and of likely ones."""
     # A tomogram's together, as its templates take most of the time.
     aligned = [
-        (part.features, np.concatenate([part.centres, likely.at(part.features)]))
+        (
+            part.features,
+            np.concatenate(
+                [part.centres, *(places for own, places in likely if own is part.features)]
+            ),
+        )
         for part in task.training
     ]
-    template = learn_template(
-        aligned, radius=task.radius, seed=task.config.training.seed, progress=progress
-    )
+    with computing_on(device):
+        template = learn_template(
+            aligned, radius=task.radius, seed=task.config.training.seed, progress=progress
+        )
     number = sum(len(centres) for _, centres in aligned)
     return replace(
         checkpoint,
@@ -264,96 +353,55 @@ def _with_template(
     )
 
 
-def _weigh_shape(
-    task: Task,
+def _contrasts(
     checkpoint: Checkpoint,
     peaks: Sequence[_Peaks],
-    likely: Likely,
     *,
     device: str,
     progress: Callable[[float], None],
-) -> tuple[Checkpoint, list[_Peaks]]:
-    """Find how much the template's contrast counts in the scores, and add it to them.
-
-    Held-out particles are told from the other candidates, but not from the training particles, nor
-    from what was rejected, which are known. What the aligned ones fit better than held-out ones,
-    since the average has their noise, is taken off them.
-    """
-    shapes = [
-        contrasts_of(
-            checkpoint,
-            features,
-            centres,
-            device=device,
-            progress=lambda done, n=number: progress((n + done) / len(peaks)),  # type: ignore[misc]
-        )
-        for number, (features, centres, _) in enumerate(peaks)
-    ]
-    compared = [
-        (features, centres[: len(near)], scores[: len(near)])
-        for (features, centres, scores), near in zip(peaks, shapes, strict=True)
-    ]
-    rows = [_rows_of(task, *some) for some in compared]
-    gain = _excess(
-        [near[sorted(its.clicked)] for near, its in zip(shapes, rows, strict=True)],
-        [near[sorted(its.held)] for near, its in zip(shapes, rows, strict=True)],
+) -> Floats:
+    """Of all peaks of all tomograms with the checkpoint's template."""
+    return np.concatenate(
+        [
+            contrasts_of(
+                checkpoint,
+                features,
+                centres,
+                device=device,
+                progress=lambda done, n=number: progress((n + done) / len(peaks)),  # type: ignore[misc]
+            )
+            for number, (features, centres, _) in enumerate(peaks)
+        ]
     )
-    told = []
-    for (features, centres, _), near, its in zip(compared, shapes, rows, strict=True):
-        joined = _same(likely.at(features), centres)
-        near[sorted(its.trained | joined)] -= gain
-        told.append(np.setdiff1d(np.arange(len(near)), sorted(its.trained | its.rejected)))
-    is_held = [np.isin(some, sorted(its.held)) for some, its in zip(told, rows, strict=True)]
-    found = sum(np.count_nonzero(some) for some in is_held)
-    weight = shape_weight(
-        np.concatenate([scores[some] for (_, _, scores), some in zip(compared, told, strict=True)]),
-        np.concatenate([near[some] for near, some in zip(shapes, told, strict=True)]),
-        np.concatenate(is_held),
-        labelled_share=found / (found + likely.hidden + 1e-9),
-        most=task.config.inference.template_weight,
-    )
-    description = checkpoint.description.model_copy(update={"template_weight": weight})
-    checkpoint = replace(checkpoint, description=description)
-    if not weight:
-        return checkpoint, list(peaks)
-    return checkpoint, [
-        (features, *add_shape(checkpoint, features.shape, centres, scores, near))
-        for (features, centres, scores), near in zip(peaks, shapes, strict=True)
-    ]
 
 
-def _rows_of(task: Task, features: Features, centres: NDArray[np.float64], scores: Floats) -> _Rows:
+def _labels_of(
+    task: Task, features: Features, centres: NDArray[np.float64], scores: Floats
+) -> _Labels:
     """Peaks that stand for what is labelled in their tomogram, the best one for each place."""
     trained = _parts_of(features, task.training)
     tree = KDTree(centres)
 
-    def at(places: Sequence[Floats]) -> set[int]:
+    def at(places: Sequence[Floats]) -> NDArray[np.bool_]:
         every = np.concatenate([*places, np.empty((0, 3))])
-        return set(matched_rows(tree, scores, every, tolerance=MATCH_RADII * task.radius))
+        is_one = np.zeros(len(scores), dtype=bool)
+        is_one[matched_rows(tree, scores, every, tolerance=MATCH_RADII * task.radius)] = True
+        return is_one
 
     held = at([part.centres for part in _parts_of(features, task.validation)])
-    return _Rows(
+    return _Labels(
         held=held,
-        trained=at([part.centres for part in trained]) - held,
-        clicked=at([part.centres[~part.is_shown] for part in trained]) - held,
-        rejected=at([part.rejected for part in trained]) - held,
+        trained=at([part.centres for part in trained]) & ~held,
+        clicked=at([part.centres[~part.is_shown] for part in trained]) & ~held,
+        rejected=at([part.rejected for part in trained]) & ~held,
     )
+
+
+def _for_each(peaks: Sequence[_Peaks], values: NDArray[_Scalar]) -> list[NDArray[_Scalar]]:
+    """Values of all peaks, in the order of their tomograms, of each tomogram."""
+    return np.split(values, np.cumsum([len(scores) for _, _, scores in peaks])[:-1])
 
 
 def _parts_of(features: Features, parts: Sequence[Labelled]) -> list[Labelled]:
     """Parts of a task that are in one tomogram; not by name, as two may have the same."""
     return [part for part in parts if part.features is features]
-
-
-def _same(places: NDArray[np.float64], centres: NDArray[np.float64]) -> set[int]:
-    """Rows of the peaks that places are taken from."""
-    # From no place at all everything is infinitely far.
-    return set(np.flatnonzero(KDTree(places).query(centres)[0] < 1e-6).tolist())
-
-
-def _excess(learned: Sequence[Floats], held: Sequence[Floats]) -> float:
-    """By how much the mean of what was learned from is above that of what was held out, or 0."""
-    seen, unseen = np.concatenate(learned), np.concatenate(held)
-    if not len(seen) or not len(unseen):
-        return 0.0
-    return max(float(seen.mean() - unseen.mean()), 0.0)

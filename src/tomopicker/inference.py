@@ -261,7 +261,7 @@ def contrasts_of(
     template, description = checkpoint.template, checkpoint.description
     assert template is not None
     # Of the candidates, however many peaks there are: a score must not hang on that.
-    most = _looked_at(checkpoint, features.shape)
+    most = most_compared(checkpoint, features.shape)
     with computing_on(device):
         return contrasts(
             features,
@@ -453,7 +453,7 @@ def add_shape(
     return centres[order], scores[order]
 
 
-def _looked_at(checkpoint: Checkpoint, shape: Shape) -> int:
+def most_compared(checkpoint: Checkpoint, shape: Shape) -> int:
     """Number of peaks of a tomogram that are compared with a template."""
     description = checkpoint.description
     spacing = description.config.peaks.exclusion * description.radius_voxels
@@ -465,7 +465,7 @@ def _looked_at(checkpoint: Checkpoint, shape: Shape) -> int:
 
 def _judged_by(checkpoint: Checkpoint, shape: Shape) -> int:
     """Number of peaks that a tomogram is judged by where a template has its say."""
-    return ceil(_JUDGED * _looked_at(checkpoint, shape))
+    return ceil(_JUDGED * most_compared(checkpoint, shape))
 
 
 def _chances(judged: Judged, count: int) -> Floats:

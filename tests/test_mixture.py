@@ -1,0 +1,121 @@
+"""Particles and others among peaks, by score and contrast."""
+
+import numpy as np
+import pytest
+
+from tomopicker.mixture import fit_mixture
+from tomopicker.types import Floats
+
+
+class Peaks:
+    """400 peaks, 120 of them particles, whose log odds rise by half of the score.
+
+    Contrasts have a deviation of 0.02. By Bayes they count `apart` / 0.02 beside scores that count
+    1.5 / 3, with `apart` deviations between particles and others.
+    """
+
+    def __init__(self, seed: int, *, apart: float, labelled: int = 0) -> None:
+        self.rng = np.random.default_rng(seed)
+        self.is_particle = np.arange(400) < 120
+        self.scores = 3 * self.rng.normal(1.5 * self.is_particle, 1)
+        self.contrasts = 0.02 * self.rng.normal(apart * self.is_particle, 1)
+        odds = 0.5 * (self.scores - 2.25) + np.log(120 / 280)
+        self.chances = 1 / (1 + np.exp(-odds))
+        self.is_labelled = np.arange(400) < labelled
+        self.is_aligned = np.zeros(400, dtype=bool)
+
+    def fit(
+        self, most: float = 500.0, known_gain: float | None = None
+    ) -> tuple[float, float, Floats]:
+        fitted = fit_mixture(
+            self.scores,
+            self.contrasts,
+            self.chances,
+            is_labelled=self.is_labelled,
+            is_aligned=self.is_aligned,
+            most=most,
+            known_gain=known_gain,
+        )
+        return fitted.weight, fitted.gain, fitted.chances
+
+
+@pytest.mark.parametrize("seed", range(3))
+@pytest.mark.parametrize("labelled", [0, 10])
+def test_contrast_counts_as_bayes_has_it(seed: int, labelled: int) -> None:
+    peaks = Peaks(seed, apart=2.5, labelled=labelled)
+    weight, gain, chances = peaks.fit()
+    assert 0.6 * 250 < weight < 1.6 * 250
+    assert gain == 0
+    # Both together tell them better than the score alone.
+    wrong = np.mean((chances > 0.5) != peaks.is_particle)
+    assert wrong < 0.6 * np.mean((peaks.chances > 0.5) != peaks.is_particle)
+
+
+def test_first_chances_that_are_off_are_put_right() -> None:
+    peaks = Peaks(0, apart=2.5)
+    odds = np.log(peaks.chances / (1 - peaks.chances))
+    for off in (2 * odds, odds - 1, 0.5 * odds + 1):
+        peaks.chances = 1 / (1 + np.exp(-off))
+        assert 0.6 * 250 < peaks.fit()[0] < 1.6 * 250
+
+
+def test_contrast_that_tells_nothing_counts_nothing() -> None:
+    for seed in range(10):
+        peaks = Peaks(seed, apart=0.0, labelled=10)
+        assert peaks.fit()[0] < 60
+        # What it says, the score says better; that it also follows the score is not in the model.
+        peaks.contrasts = 0.02 * (peaks.scores / 3 + peaks.rng.normal(0, 1, 400))
+        assert peaks.fit()[0] < 100
+    # Particles that fit worse than others are no reason to prefer what does not fit.
+    peaks = Peaks(0, apart=-2.0, labelled=10)
+    weight, gain, chances = peaks.fit()
+    assert (weight, gain) == (0, 0)
+    assert chances is peaks.chances
+
+
+def test_what_is_in_the_average_fits_better_by_one_gain() -> None:
+    peaks = Peaks(0, apart=2.5, labelled=20)
+    # All that are labelled, and the forty others that are likeliest by their scores.
+    likeliest = np.argsort(-np.where(peaks.is_labelled, 0, peaks.chances))[:40]
+    peaks.is_aligned[:20] = True
+    peaks.is_aligned[likeliest] = True
+    _, without, _ = peaks.fit()
+    peaks.contrasts[peaks.is_aligned] += 0.03
+    weight, gain, chances = peaks.fit()
+    assert without < 0.01
+    assert gain - without == pytest.approx(0.03, abs=0.005)
+    assert 0.6 * 250 < weight < 1.6 * 250
+    found = peaks.is_particle[likeliest]
+    assert chances[likeliest][~found].mean() < 0.5 < chances[likeliest][found].mean()
+    # What was chosen by its contrasts has more of it anyway: the gain cannot be told, and is given.
+    known = peaks.fit(known_gain=0.01)
+    assert known[1] == pytest.approx(0.01)
+    assert known[2][likeliest].mean() > chances[likeliest].mean()
+
+
+def test_how_labelled_ones_score_is_not_looked_at() -> None:
+    peaks = Peaks(1, apart=2.0, labelled=30)
+    weight = peaks.fit()[0]
+    peaks.chances[:30] = 0.01
+    assert peaks.fit()[0] == weight
+
+
+def test_the_weight_has_a_most_and_a_least() -> None:
+    peaks = Peaks(0, apart=2.5)
+    weight = peaks.fit()[0]
+    assert peaks.fit(most=0.5 * weight)[0] == 0.5 * weight
+    assert peaks.fit(most=30 * weight)[0] == 0
+
+
+def test_nothing_is_learned_from_nothing() -> None:
+    peaks = Peaks(0, apart=2.5)
+    peaks.is_labelled[:] = True
+    assert peaks.fit()[0] == 0
+    for alike in ("scores", "contrasts"):
+        peaks = Peaks(0, apart=2.5)
+        setattr(peaks, alike, np.full(400, 0.3))
+        assert peaks.fit()[0] == 0
+    empty = np.empty(0)
+    none = np.empty(0, dtype=bool)
+    fitted = fit_mixture(empty, empty, empty, is_labelled=none, is_aligned=none, most=1.0)
+    assert fitted.weight == 0
