@@ -200,7 +200,6 @@ class Run:
 
     def show_average(self, checkpoint: Checkpoint) -> None:
         """Write the average of the aligned particles as a volume, where one was wanted."""
-        from tomopicker.calibrate import FEWEST_TO_CALIBRATE
         from tomopicker.io.tomograms import write_volume
         from tomopicker.template import FEWEST_TO_ALIGN, LARGEST_RADIUS
 
@@ -219,7 +218,7 @@ class Run:
             self.say(
                 f"Shape counts in the scores, by {weight / most:.0%} of what it may at most"
                 if weight
-                else "Shape does not count in the scores: the held-out particles show no use of it"
+                else "Shape does not count in the scores: it tells particles from others no better"
             )
             return
         (self.folder / AVERAGE).unlink(missing_ok=True)
@@ -232,9 +231,8 @@ class Run:
             )
         else:
             self.say(
-                f"No particles were aligned: at least {FEWEST_TO_ALIGN} to learn from and "
-                f"{FEWEST_TO_CALIBRATE} held out are needed; give 20 clicks or more, or a "
-                "validation tomogram"
+                f"No particles were aligned: it takes {FEWEST_TO_ALIGN} to learn from, beside those "
+                "that are held out; give 10 clicks or more"
             )
 
     def save_epoch(self, epoch: Epoch) -> None:
