@@ -47,10 +47,22 @@ def test_a_template_comes_back_and_one_of_another_size_is_refused(checkpoint, tm
     back = read_checkpoint(path).template
     assert back is not None
     np.testing.assert_array_equal(back.volume, template.volume)
-    for wrong in (torch.ones(3, 3, 3), torch.ones(template.volume.shape, dtype=torch.int8)):
-        description = {"tomopicker": checkpoint.description.model_dump_json()}
-        save_file(load_file(path) | {"template": wrong}, path, description)
-        with pytest.raises(InputError, match=r"its template has \("):
+    assert back.wedges is None
+    edge = len(volume)
+    wedges = np.ones((2, edge, edge, edge // 2 + 1), dtype=np.float32)
+    write_checkpoint(path, replace(checkpoint, template=replace(template, wedges=wedges)))
+    back = read_checkpoint(path).template
+    assert back is not None
+    np.testing.assert_array_equal(back.wedges, wedges)
+    description = {"tomopicker": checkpoint.description.model_dump_json()}
+    for name, wrong in (
+        ("wedges", torch.ones(2, edge, edge, edge)),
+        ("wedges", torch.tensor(1.0)),
+        ("template", torch.ones(3, 3, 3)),
+        ("template", torch.ones(template.volume.shape, dtype=torch.int8)),
+    ):
+        save_file(load_file(path) | {name: wrong}, path, description)
+        with pytest.raises(InputError, match=rf"its {name} has \("):
             read_checkpoint(path)
 
 

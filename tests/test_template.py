@@ -148,6 +148,42 @@ def test_the_same_clicks_and_seed_give_the_same_template_and_contrast(cell, monk
     )
 
 
+def test_tomograms_of_one_tilt_scheme_share_what_the_template_looks_like(cell, monkeypatch):
+    monkeypatch.setattr(module, "_ROUNDS", module._ROUNDS[:2])
+    features, mine, _ = cell
+    rng = np.random.default_rng(4)
+
+    def another(degrees):
+        noise = ndimage.gaussian_filter(rng.normal(size=features.shape), 0.7)
+        volume = missing_wedge(noise, degrees).astype(np.float32)
+        return Features(data=volume, normalisation=Normalisation.of(volume, source="another"))
+
+    alike, other = another(60), another(40)
+    shown = []
+
+    def spy(template, boxes, wedge):
+        shown.append(wedge)
+        return original(template, boxes, wedge)
+
+    original = module._shown
+    monkeypatch.setattr(module, "_shown", spy)
+    one = learn_template([(features, mine[:12]), (alike, mine[:3])], radius=RADIUS)
+    assert len(one.wedges) == 1
+    both = [contrasts(some, mine[:2], one, radius=RADIUS) for some in (features, alike, features)]
+    assert len(shown) == 1
+    np.testing.assert_array_equal(shown[0], one.wedges[0])
+    np.testing.assert_array_equal(both[0], both[2])
+    # Whatever was looked at before, and where no wedge is known, hardly different.
+    plain = contrasts(alike, mine[:2], replace(one, wedges=None), radius=RADIUS)
+    np.testing.assert_allclose(both[1], plain, atol=0.02)
+    # One of another scheme is looked at through its own wedge.
+    del shown[:]
+    contrasts(other, mine[:2], one, radius=RADIUS)
+    assert np.abs(shown[0].numpy() - one.wedges[0]).mean() > 0.04
+    two = learn_template([(features, mine[:12]), (other, mine[:3])], radius=RADIUS)
+    assert len(two.wedges) == 2
+
+
 def test_no_place_has_no_contrast(cell, template):
     features, _, _ = cell
     assert len(contrasts(features, np.empty((0, 3)), template, radius=RADIUS)) == 0
@@ -168,6 +204,38 @@ def test_the_random_numbers_of_torch_are_left_as_they_were(cell, monkeypatch):
     template = learn_template([(features, mine[:10])], radius=RADIUS)
     contrasts(features, mine[:2], template, radius=RADIUS)
     assert torch.rand(1) == expected
+
+
+@pytest.mark.parametrize("radius", [3.0, 6.0])
+def test_what_is_turned_back_is_as_it_was(radius):
+    boxes = module._Boxes(radius)
+    rng = np.random.default_rng(2)
+    smooth = ndimage.gaussian_filter(rng.normal(size=(2, *(boxes.side,) * 3)), (0, 2, 2, 2))
+    volumes = torch.as_tensor(smooth.astype(np.float32))[:, None] * boxes.ball
+    turns = torch.as_tensor(Rotation.random(2, random_state=rng).as_matrix().astype(np.float32))
+    turned = boxes.filled(boxes.sampled(volumes, turns)[:, 0])
+    back = boxes.filled(boxes.sampled(turned[:, None], turns.transpose(1, 2))[:, 0])
+    for volume, turned_one, as_it_was in zip(volumes[:, 0], turned, back, strict=True):
+        same = [
+            np.corrcoef(volume.flatten(), one.flatten())[0, 1] for one in (as_it_was, turned_one)
+        ]
+        assert same[0] > 0.95
+        assert same[1] < 0.8
+
+
+def test_noise_has_no_average_that_is_finer_than_what_was_looked_at(monkeypatch):
+    """Of a small particle the transform's corners are beyond the ball."""
+    monkeypatch.setattr(module, "_ROUNDS", module._ROUNDS[:1])
+    rng = np.random.default_rng(0)
+    noise = rng.normal(size=(32, 64, 64)).astype(np.float32)
+    features = Features(data=noise, normalisation=Normalisation.of(noise, source="noise"))
+    places = rng.uniform(8, np.array(noise.shape) - 8, size=(40, 3))
+    volume = learn_template([(features, places)], radius=3.0).volume
+    size = len(volume)
+    frequency = np.sqrt(sum(f**2 for f in np.meshgrid(*[np.fft.fftfreq(size)] * 3)))
+    power = np.abs(np.fft.fftn(volume)) ** 2
+    beyond = frequency > (module.MASK_RADII * 3 + 0.5) / size
+    assert power[beyond].sum() < 0.2 * power.sum()
 
 
 def test_orientations_are_even():

@@ -29,7 +29,7 @@ FORMAT = 1
 """Version of the file's layout; a newer one is refused."""
 
 _KEY = "tomopicker"
-_NETWORK, _TRAINING, _TEMPLATE = "network.", "training.", "template"
+_NETWORK, _TRAINING, _TEMPLATE, _WEDGES = "network.", "training.", "template", "wedges"
 
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
@@ -143,6 +143,8 @@ def write_checkpoint(path: Path | str, checkpoint: Checkpoint) -> None:
     tensors |= {_TRAINING + name: tensor for name, tensor in checkpoint.training.items()}
     if checkpoint.template is not None:
         tensors[_TEMPLATE] = torch.from_numpy(checkpoint.template.volume)
+        if checkpoint.template.wedges is not None:
+            tensors[_WEDGES] = torch.from_numpy(checkpoint.template.wedges)
     contiguous = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     # Not by the library's own writing to a file, which would be for its owner alone to read.
     content = save(contiguous, {_KEY: checkpoint.description.model_dump_json()})
@@ -175,19 +177,11 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
     for name, tensor in tensors.items():
         if not torch.isfinite(tensor).all():
             raise InputError(f"{file}: {name} holds numbers that are not finite: train again")
-    template = tensors.get(_TEMPLATE)
-    if template is not None:
-        edge = side(description.radius_voxels)
-        if template.shape != (edge,) * 3 or template.dtype != torch.float32:
-            raise InputError(
-                f"{file}: its template has {tuple(template.shape)} voxels of {template.dtype}, not "
-                f"{edge} along each axis of torch.float32: copy it again, or train again"
-            )
     return Checkpoint(
         description=description,
         weights=_under(_NETWORK, tensors),
         training=_under(_TRAINING, tensors),
-        template=None if template is None else Template(volume=template.numpy()),
+        template=_template(file, tensors, side(description.radius_voxels)),
     )
 
 
@@ -226,6 +220,22 @@ def _describe(file: Path, text: str) -> Description:
         raise InputError(
             f"{file}: its description is not valid ({first}): copy it again, or train again"
         ) from error
+
+
+def _template(file: Path, tensors: dict[str, Tensor], edge: int) -> Template | None:
+    volume, wedges = tensors.get(_TEMPLATE), tensors.get(_WEDGES)
+    if volume is None:
+        return None
+    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {"template": (volume, (edge,) * 3)}
+    if wedges is not None:
+        wanted["wedges"] = (wedges, (*wedges.shape[:1], edge, edge, edge // 2 + 1))
+    for name, (tensor, shape) in wanted.items():
+        if tensor.shape != shape or tensor.dtype != torch.float32:
+            raise InputError(
+                f"{file}: its {name} has {tuple(tensor.shape)} voxels of {tensor.dtype}, not "
+                f"{shape} of torch.float32: copy it again, or train again"
+            )
+    return Template(volume=volume.numpy(), wedges=None if wedges is None else wedges.numpy())
 
 
 def _under(prefix: str, tensors: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -12,13 +12,15 @@ like the average in all else: its mirror image, and lumps of its size and spectr
 how much better the average fits than they do.
 
 Everything is computed in boxes whose noise was made white, and which lack what the missing wedge
-lacks in their tomogram; both are measured on boxes of it at random places. It is computed where
-torch makes its tensors: ``with computing_on("cuda"):`` makes that a GPU.
+lacks in their tomogram; both are measured on boxes of it at random places. Tomograms of one tilt
+scheme share what is turned and filtered, which takes most of the time. It is computed where torch
+makes its tensors: ``with computing_on("cuda"):`` makes that a GPU.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -70,6 +72,9 @@ _OF_WHICH_ONE = 3
 _COARSE = 10
 """Of so many templates one is tried at all shifts, and the others at the best few of these."""
 _SHIFTS_KEPT = 4
+_SAME_WEDGE = 0.04
+"""Mean difference of the amplitudes that two wedges pass, below which they are taken for one. Two
+measurements of one differ by 0.02, a tilt range of 60 degrees from one of 54 by 0.07."""
 _AT_ONCE = 128
 
 # Rounds of alignment: orientations tried, and the finest detail in cycles a voxel. Detail grows, so
@@ -81,12 +86,14 @@ _LIKELIEST = 12
 _WIENER = 0.1
 
 
-@dataclass(frozen=True, kw_only=True)
+@dataclass(frozen=True, kw_only=True, eq=False)
 class Template:
     """An average particle in white noise, mean 0 outside of its ball."""
 
     volume: NDArray[np.float32]
     """Odd cube ``z y x`` of `side` voxels."""
+    wedges: NDArray[np.float32] | None = None
+    """(k, side, side, side // 2 + 1) amplitudes that the tilt schemes of its tomograms pass."""
 
 
 def computing_on(device: str) -> torch.device:
@@ -134,13 +141,18 @@ def learn_template(
     boxes = _Boxes(radius)
     rng = np.random.default_rng([seed, 3])
     aligned = min(1.0, _MOST_ALIGNED / max(sum(len(centres) for _, centres in tomograms), 1))
-    seen = []
+    schemes: list[tuple[Tensor, list[Tensor]]] = []
     for features, centres in tomograms:
         rows = np.sort(rng.permutation(len(centres))[: ceil(aligned * len(centres))])
         if len(rows):
             optics = _Optics.of(features, boxes)
-            particles = boxes.compared(optics.whitened(boxes.read(features, centres[rows])))
-            seen.append((optics.wedge, particles, boxes.whole(optics.wedge) ** 2))
+            number = _scheme_of([wedge for wedge, _ in schemes], optics.wedge)
+            if number is None:
+                number = len(schemes)
+                schemes.append((optics.wedge, []))
+            blocks = boxes.read(features, centres[rows])
+            schemes[number][1].append(boxes.compared(optics.whitened(blocks)))
+    seen = [(wedge, torch.cat(parts), boxes.whole(wedge) ** 2) for wedge, parts in schemes]
     average: Tensor | None = None
     for number, (orientations, detail) in enumerate([(1, 0.14), *_ROUNDS]):
         progress(number / (1 + len(_ROUNDS)))
@@ -171,12 +183,14 @@ def learn_template(
                 total += chances[some] @ turned[:, 0]
                 weight += chances[some] @ turned[:, 1]
             sum_of_chances += float(chances.sum())
-        # Frequencies beyond the ball are beyond the detail, too.
-        total, weight = boxes.filled(torch.stack([total, weight]))
+        total, weight, known = boxes.filled(torch.stack([total, weight, torch.ones_like(total)]))
         spectrum = fft.fftn(total) / (fft.ifftshift(weight) + _WIENER * sum_of_chances)
+        # How often frequencies beyond the ball were let through was not asked.
+        spectrum *= fft.ifftshift(known)
         average = boxes.low_passed(fft.ifftn(spectrum).real, detail) * boxes.ball
     assert average is not None
-    return Template(volume=average.cpu().numpy())
+    wedges = torch.stack([wedge for wedge, _ in schemes])
+    return Template(volume=average.cpu().numpy(), wedges=wedges.cpu().numpy())
 
 
 def contrasts(
@@ -205,18 +219,12 @@ def contrasts(
         return np.empty(0)
     boxes = _Boxes(radius)
     optics = _Optics.of(features, boxes)
-    turns = _matrices(even_rotations(_ORIENTATIONS))
-    volume = torch.as_tensor(template.volume)
-    turned = boxes.turned(volume, turns, optics.wedge)
-    lumps = boxes.lumps(volume, _DECOYS, optics.wedge)
-    # Dark, where the particle is.
-    lumps *= torch.sign(turned.mean(0) @ lumps.mean(0))
-    # Through its centre, which the wedge does not notice, each becomes its mirror image.
-    kinds = [turned, turned.flip(1), lumps]
-    axes = _main_axes(torch.cat([kind[::_OF_WHICH_ONE] for kind in kinds]))
-    few = torch.cat([kind @ axes for kind in kinds]).T
-    lengths = [len(kind) for kind in kinds]
-    del kinds, turned, lumps
+    known = [] if template.wedges is None else list(torch.as_tensor(template.wedges))
+    number = _scheme_of(known, optics.wedge)
+    if number is None:
+        axes, few, lengths = _shown(template, boxes, optics.wedge)
+    else:
+        axes, few, lengths = _shown_by_scheme(template, number, radius, str(optics.wedge.device))
     coarse = few[:, ::_COARSE].contiguous()
     found = []
     for start in range(0, len(centres), _AT_ONCE):
@@ -244,6 +252,45 @@ def even_rotations(number: int) -> Rotation:
     alpha, beta = 2 * np.pi * s / phi, 2 * np.pi * s / psi
     quaternions = [near * np.sin(alpha), near * np.cos(alpha), far * np.sin(beta)]
     return Rotation.from_quat(np.stack([*quaternions, far * np.cos(beta)], axis=1))
+
+
+def _scheme_of(known: Sequence[Tensor], wedge: Tensor) -> int | None:
+    """Which of these wedges this one is, but for errors of measurement; None if none."""
+    seen = _frequencies(len(wedge)) < _BAND
+    away = [float((one - wedge)[seen].abs().mean()) for one in known]
+    return int(np.argmin(away)) if away and min(away) < _SAME_WEDGE else None
+
+
+@lru_cache(maxsize=4)
+def _shown_by_scheme(
+    template: Template, number: int, radius: float, device: str
+) -> tuple[Tensor, Tensor, list[int]]:
+    """`_shown` through one of the template's own wedges, made once for all tomograms."""
+    assert template.wedges is not None
+    with torch.device(device):
+        wedge = torch.as_tensor(template.wedges[number])
+        return _shown(template, _Boxes(radius), wedge)
+
+
+def _shown(template: Template, boxes: _Boxes, wedge: Tensor) -> tuple[Tensor, Tensor, list[int]]:
+    """Templates of all three kinds, through a wedge.
+
+    Returns
+    -------
+    tuple
+        (v, k) main axes, (k, n) templates along these, and how many there are of each kind:
+        in all orientations, their mirror images, and lumps.
+    """
+    volume = torch.as_tensor(template.volume)
+    turned = boxes.turned(volume, _matrices(even_rotations(_ORIENTATIONS)), wedge)
+    lumps = boxes.lumps(volume, _DECOYS, wedge)
+    # Dark, where the particle is.
+    lumps *= torch.sign(turned.mean(0) @ lumps.mean(0))
+    # Through its centre, which the wedge does not notice, each becomes its mirror image.
+    kinds = [turned, turned.flip(1), lumps]
+    axes = _main_axes(torch.cat([kind[::_OF_WHICH_ONE] for kind in kinds]))
+    few = torch.cat([kind @ axes for kind in kinds]).T
+    return axes, few, [len(kind) for kind in kinds]
 
 
 def _main_axes(templates: Tensor) -> Tensor:
