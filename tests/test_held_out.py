@@ -1,4 +1,4 @@
-"""What the held-out particles tell: how much shape counts, and how particles score."""
+"""After training: what is averaged, how much its shape counts, and how particles score."""
 
 from dataclasses import replace
 from types import SimpleNamespace
@@ -35,8 +35,9 @@ def test_aligned_particles_are_averaged(monkeypatch):
     task = task_of("default", validation=True, clicks=8, **weight)
     heard, asked = [], []
 
-    def fit(scores, contrasts, chances, *, is_labelled, is_aligned, most, known_gain):
-        lengths = {len(values) for values in (scores, contrasts, chances, is_labelled, is_aligned)}
+    def fit(scores, contrasts, chances, *, most, known_gain, **peaks):
+        is_labelled = peaks["is_labelled"]
+        lengths = {len(values) for values in (scores, contrasts, chances, *peaks.values())}
         asked.append((len(lengths), np.isfinite(contrasts).all(), most, known_gain))
         assert len(scores) > np.sum(is_labelled) > 0
         return Mixture(weight=7.0, gain=0.01, chances=chances)
@@ -46,8 +47,8 @@ def test_aligned_particles_are_averaged(monkeypatch):
     calibrated = calibrate(task, checkpoint, progress=heard.append)
     assert calibrated.template is not None
     assert calibrated.description.template_weight == 7
-    # The gain that the first average told is taken for the others', which have as many.
-    assert asked == [(1, True, 50, gain) for gain in (None, *[pytest.approx(0.01)] * 2)]
+    # No other peak joins them, so the second average would be the first one.
+    assert asked == [(1, True, 50, None)]
     assert calibrated.description.aligned == 8
     assert heard == sorted(heard)
     assert heard[-1] == 1
@@ -61,18 +62,23 @@ def test_aligned_particles_are_averaged(monkeypatch):
     # Where nothing is held out, too.
     alone = task_of("default", clicks=10, **weight)
     assert calibrate(alone, checkpoint).description.template_weight == 7
-    # Where it is worth nothing, the scores are as they were, and no second one is made.
+    # Where it is worth nothing, the scores are as they were, and no second one is made. An earlier
+    # calibration leaves nothing.
     del asked[:]
     nothing = Mixture(weight=0.0, gain=0.0, chances=np.empty(0))
     monkeypatch.setattr(
         "tomopicker.held_out.fit_mixture", lambda *_, **__: asked.append(0) or nothing
     )
-    unweighed = calibrate(task, checkpoint).description
+    del heard[:]
+    unweighed = calibrate(task, calibrated, progress=heard.append).description
     assert asked == [0]
+    assert heard[-1] == 1
     assert unweighed.template_weight == 0
     assert unweighed.calibration == plain.description.calibration
     few = task_of("default", validation=True, clicks=7, **weight)
-    assert calibrate(few, checkpoint).template is None
+    without = calibrate(few, calibrated)
+    assert without.template is None
+    assert (without.description.aligned, without.description.template_weight) == (0, 0)
 
 
 def test_training_particles_tell_how_scores_scatter_lowered_to_the_held_out_ones(monkeypatch):
@@ -234,8 +240,8 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
 
     def fit(*given, **named):
         asked.append((given, named))
-        # By shape another two are the likely ones.
-        chances = np.repeat([0.0, 0.9], [20, 2])
+        # By shape another three are the likely ones.
+        chances = np.repeat([0.0, 0.9], [19, 3])
         return Mixture(weight=10.0, gain=named["known_gain"] or 0.1, chances=chances)
 
     def add_shape(checkpoint, __, places, scores, fit):
@@ -248,7 +254,7 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     patches = {
         "score": lambda features, *_, **__: np.zeros(features.shape),
         "find_candidates": lambda *_, **__: (centres, scores),
-        "_chances_by_score": lambda *_: [by_score],
+        "_chances_by_score": lambda *_, held_out: [by_score] if held_out else [],
         "_SHARES_OF_HIDDEN": (1.2, 1.2),
         "learn_template": lambda places, **_: averaged.append(
             (places, str(torch.get_default_device()))
@@ -260,8 +266,8 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     for name, function in patches.items():
         monkeypatch.setattr(f"tomopicker.held_out.{name}", function)
     calibrated = calibrate(task, checkpoint, device="cuda:0")
-    # The clicked ones and two likely ones; the second time by their shape.
-    for number, rows in enumerate((others[:2], others[2:])):
+    # The clicked ones and two likely ones; the second time three, by their shape.
+    for number, rows in enumerate((others[:2], others[1:])):
         (((_, places),), device) = averaged[number]
         np.testing.assert_allclose(places, [*trained.centres, *rows])
         assert device == "cuda:0"
@@ -270,12 +276,14 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
         np.testing.assert_allclose(fits, near)
         np.testing.assert_allclose(chances, by_score)
         assert named["is_labelled"].tolist() == [True] * 18 + [False] * 4
-        is_aligned = np.isin(np.arange(22), [*range(8), *(18 + 2 * number + np.arange(2))])
+        is_aligned = np.isin(np.arange(22), [*range(8), *range(18 + number, 20 + 2 * number)])
         assert named["is_aligned"].tolist() == is_aligned.tolist()
         assert named["most"] == 10.0
-    assert [named["known_gain"] for _, named in asked] == [None, pytest.approx(0.1)]
-    assert calibrated.description.aligned == 10
-    np.testing.assert_allclose(added[0], near - 0.1 * is_aligned)
+    # The more there are, the less each one gains.
+    gain = 0.1 * 10 / 11
+    assert [named["known_gain"] for _, named in asked] == [None, pytest.approx(gain)]
+    assert calibrated.description.aligned == 11
+    np.testing.assert_allclose(added[0], near - gain * is_aligned)
     assert devices == ["cuda:0", "cuda:0"]
 
 

@@ -23,6 +23,7 @@ class Peaks:
         self.chances = 1 / (1 + np.exp(-odds))
         self.is_labelled = np.arange(400) < labelled
         self.is_aligned = np.zeros(400, dtype=bool)
+        self.tomograms = np.zeros(400, dtype=np.intp)
 
     def fit(
         self, most: float = 500.0, known_gain: float | None = None
@@ -33,6 +34,7 @@ class Peaks:
             self.chances,
             is_labelled=self.is_labelled,
             is_aligned=self.is_aligned,
+            tomograms=self.tomograms,
             most=most,
             known_gain=known_gain,
         )
@@ -63,8 +65,9 @@ def test_contrast_that_tells_nothing_counts_nothing() -> None:
     for seed in range(10):
         peaks = Peaks(seed, apart=0.0, labelled=10)
         assert peaks.fit()[0] < 60
-        # What it says, the score says better; that it also follows the score is not in the model.
-        peaks.contrasts = 0.02 * (peaks.scores / 3 + peaks.rng.normal(0, 1, 400))
+        # A gain of what is in the average is no sign of particles.
+        peaks.is_aligned[:10] = True
+        peaks.contrasts[:10] += 0.04
         assert peaks.fit()[0] < 100
     # Particles that fit worse than others are no reason to prefer what does not fit.
     peaks = Peaks(0, apart=-2.0, labelled=10)
@@ -93,11 +96,37 @@ def test_what_is_in_the_average_fits_better_by_one_gain() -> None:
     assert known[2][likeliest].mean() > chances[likeliest].mean()
 
 
-def test_how_labelled_ones_score_is_not_looked_at() -> None:
+def test_contrast_that_follows_the_score_counts_less_than_one_that_tells_something() -> None:
+    for seed in range(5):
+        peaks = Peaks(seed, apart=2.5)
+        weight = peaks.fit()[0]
+        peaks.contrasts = 0.02 * (peaks.scores / 3 + peaks.rng.normal(0, 1, 400))
+        assert peaks.fit()[0] < 0.6 * weight
+
+
+def test_how_labelled_ones_score_says_nothing() -> None:
     peaks = Peaks(1, apart=2.0, labelled=30)
     weight = peaks.fit()[0]
     peaks.chances[:30] = 0.01
     assert peaks.fit()[0] == weight
+    peaks.scores[:30] += 20  # as of what the network has learned by heart
+    assert peaks.fit()[0] == pytest.approx(weight, rel=0.01)
+
+
+def test_scores_of_tomograms_are_in_units_of_their_own() -> None:
+    peaks = Peaks(0, apart=2.5)
+    weight = peaks.fit()[0]
+    peaks.tomograms[::2] = 1
+    assert peaks.fit()[0] == pytest.approx(weight, rel=0.1)
+    peaks.scores[::2] += 30
+    assert peaks.fit()[0] == pytest.approx(weight, rel=0.1)
+
+
+def test_contrasts_of_two_kinds_that_are_not_the_particles_count_nothing() -> None:
+    """Half of the peaks fit, whatever their score."""
+    peaks = Peaks(0, apart=0.0)
+    peaks.contrasts += 0.1 * (peaks.rng.uniform(size=400) < 0.5)
+    assert peaks.fit()[0] == 0
 
 
 def test_the_weight_has_a_most_and_a_least() -> None:
@@ -117,5 +146,11 @@ def test_nothing_is_learned_from_nothing() -> None:
         assert peaks.fit()[0] == 0
     empty = np.empty(0)
     none = np.empty(0, dtype=bool)
-    fitted = fit_mixture(empty, empty, empty, is_labelled=none, is_aligned=none, most=1.0)
+    fitted = fit_mixture(
+        *(empty, empty, empty),
+        is_labelled=none,
+        is_aligned=none,
+        tomograms=np.empty(0, dtype=np.intp),
+        most=1.0,
+    )
     assert fitted.weight == 0

@@ -1,7 +1,7 @@
-"""Held out: what the particles that training never saw tell of a trained network's scores.
+"""Held out: after training, what labelled particles and all other peaks tell of the scores.
 
-How much shape counts beside the scores, and how particles score, which ends the list. The average
-that has the shape is made here, too, as some of its particles are peaks that the network found.
+The average that has the particles' shape, some of which are peaks that the network found; how much
+shape counts beside the scores; and how particles score that were held out, which ends the list.
 """
 
 from __future__ import annotations
@@ -89,9 +89,9 @@ def calibrate(
 ) -> Checkpoint:
     """Add to a checkpoint what scores its labelled particles reach, by which picking is cut.
 
-    With `inference.template_weight` an average is made of the training particles and of unlabelled
-    peaks that are likely particles, and added, too. How much its shape counts in the scores is what
-    all peaks tell (`fit_mixture`).
+    With `inference.template_weight` an average is made of the training particles, if they are eight
+    or more of a radius up to 12 voxels, and of unlabelled peaks that are likely particles, and
+    added, too. How much its shape counts in the scores is what all peaks tell (`fit_mixture`).
 
     The particles of validation are scored in their tomogram, whole, and with them the training
     particles of that tomogram, whose scores are somewhat better than an unseen particle's: they are
@@ -100,6 +100,9 @@ def calibrate(
     Those that were accepted from a list tell, with those rejected there, of the chance at their
     scores. A tomogram where nothing but such was labelled is left out.
     """
+    # What an earlier calibration has left.
+    checkpoint = replace(checkpoint, template=None)
+    checkpoint = _described(checkpoint, aligned=0, template_weight=0.0)
     network = network_of(checkpoint)
     config = task.config
     held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE
@@ -117,6 +120,7 @@ def calibrate(
         {id(part.features): part.features for part in parts if not part.is_shown.all()}.values()
     )
     end = _SCORING if is_shaped else 1.0
+    share = end / max(len(volumes), 1)
     peaks: list[_Peaks] = []
     for number, features in enumerate(volumes):
         volume = score(
@@ -124,7 +128,7 @@ def calibrate(
             network,
             config,
             device=device,
-            progress=lambda done, n=number: progress(end * (n + done) / len(volumes)),  # type: ignore[misc]
+            progress=_part(progress, number * share, (number + 1) * share),
         )
         peaks.append((features, *find_candidates(volume, config, radius=task.radius)))
     if is_shaped:
@@ -132,16 +136,14 @@ def calibrate(
             task,
             checkpoint,
             peaks,
+            held_out=held_out,
             device=device,
-            progress=lambda done: progress(end + (1 - end) * done),
+            progress=_part(progress, end, 1.0),
         )
     if held_out:
         peaks = as_unseen(peaks, task)
-    calibration = _calibration(peaks, task, held_out=held_out)
-    return replace(
-        checkpoint,
-        description=checkpoint.description.model_copy(update={"calibration": calibration}),
-    )
+    progress(1.0)
+    return _described(checkpoint, calibration=_calibration(peaks, task, held_out=held_out))
 
 
 def likely_particles(
@@ -151,15 +153,15 @@ def likely_particles(
 
     They make the average better than the training particles alone, of which there are few: it
     takes about a hundred to be sure of an average in the right shape. None is added where there are
-    150 already. Only tomograms with training particles give any: in others every particle may be
-    needed to calibrate by.
+    150 already. Only tomograms with training particles give any: those of a tomogram of validation
+    are all left to calibrate by.
 
     Parameters
     ----------
     chances
         Of each tomogram, (n,) of its peaks.
     share
-        Of the particles that are expected among all unlabelled peaks, the most that are taken.
+        Of the particles that are expected among the unlabelled peaks, the most that are taken.
     """
     free, joins = [], []
     for (features, centres, _), chance in zip(peaks, chances, strict=True):
@@ -213,12 +215,13 @@ def _best_first(features: Features, centres: NDArray[np.float64], scores: Floats
     return features, centres[order], scores[order]
 
 
-def _chances_by_score(task: Task, peaks: Sequence[_Peaks]) -> list[Floats]:
+def _chances_by_score(task: Task, peaks: Sequence[_Peaks], *, held_out: bool) -> list[Floats]:
     """(n,) chance that each peak is a particle, as far as the network can tell."""
-    lowered = _lowered(peaks, task)
-    calibration = _calibration([_best_first(*some) for some in lowered], task, held_out=True)
+    if held_out:
+        peaks = _lowered(peaks, task)
+    calibration = _calibration([_best_first(*some) for some in peaks], task, held_out=held_out)
     every = []
-    for _, _, scores in lowered:
+    for _, _, scores in peaks:
         order = np.argsort(-scores, kind="stable")
         chances = np.empty(len(scores))
         chances[order] = judge(scores[order], calibration).chances
@@ -250,17 +253,19 @@ def _with_shape(
     checkpoint: Checkpoint,
     peaks: Sequence[_Peaks],
     *,
+    held_out: bool,
     device: str,
     progress: Callable[[float], None],
 ) -> tuple[Checkpoint, list[_Peaks]]:
     """Add the average of the training particles and of likely ones, and its contrast to the peaks.
 
-    The first average has what is likely by the scores alone, the others what is by shape, too.
-    What is in the average is taken to fit it by so much better than if it were not, the less the
-    more there are. What was rejected is known, and has no say.
+    The first average has what is likely by the scores alone, the others what is by shape, too. The
+    gain of being in the average is learned with the first, as the particles of the others were
+    chosen by how they fit, and falls as one over their number. What was rejected is known, and has
+    no say.
     """
     every = peaks
-    by_score = _chances_by_score(task, peaks)
+    by_score = _chances_by_score(task, peaks, held_out=held_out)
     # Only the best are compared.
     most = [most_compared(checkpoint, features.shape) for features, _, _ in peaks]
     peaks = [(own, at[:n], scores[:n]) for (own, at, scores), n in zip(peaks, most, strict=True)]
@@ -271,14 +276,18 @@ def _with_shape(
         for some in zip(*((its.trained, its.held, its.rejected) for its in labels), strict=True)
     )
     scores = np.concatenate([some for _, _, some in peaks])
+    tomograms = np.repeat(np.arange(len(peaks)), [len(some) for _, _, some in peaks])
+    told = ~rejected
     chances = by_score
     gain: float | None = None  # of one that were alone in the average
+    is_aligned = np.zeros(len(scores), dtype=bool)
     for number, share in enumerate(_SHARES_OF_HIDDEN):
-
-        def so_far(done: float, number: int = number) -> None:
-            progress((number + done) / len(_SHARES_OF_HIDDEN))
-
+        start, end = np.array([number, number + 1]) / len(_SHARES_OF_HIDDEN)
+        middle = start + _ALIGNING * (end - start)
         joined = likely_particles(task, peaks, chances, share=share)
+        before, is_aligned = is_aligned, trained | np.concatenate(joined)
+        if number and (is_aligned == before).all():
+            break  # The average would be the same again.
         checkpoint = _with_template(
             task,
             checkpoint,
@@ -287,22 +296,18 @@ def _with_shape(
                 for (features, centres, _), is_in in zip(peaks, joined, strict=True)
             ],
             device=device,
-            progress=lambda done: so_far(_ALIGNING * done),
+            progress=_part(progress, start, middle),
         )
         contrasts = _contrasts(
-            checkpoint,
-            peaks,
-            device=device,
-            progress=lambda done: so_far(_ALIGNING + (1 - _ALIGNING) * done),
+            checkpoint, peaks, device=device, progress=_part(progress, middle, end)
         )
-        is_aligned = trained | np.concatenate(joined)
-        told = ~rejected
         mixture = fit_mixture(
             scores[told],
             contrasts[told],
             np.concatenate(by_score)[told],
             is_labelled=(trained | held)[told],
             is_aligned=is_aligned[told],
+            tomograms=tomograms[told],
             most=task.config.inference.template_weight,
             known_gain=None if gain is None else gain / checkpoint.description.aligned,
         )
@@ -312,8 +317,7 @@ def _with_shape(
         now = np.zeros(len(scores))
         now[told] = mixture.chances
         chances = _for_each(peaks, now)
-    description = checkpoint.description.model_copy(update={"template_weight": mixture.weight})
-    checkpoint = replace(checkpoint, description=description)
+    checkpoint = _described(checkpoint, template_weight=mixture.weight)
     return checkpoint, [
         (features, *add_shape(checkpoint, features.shape, centres, scores, near))
         for (features, centres, scores), near in zip(
@@ -346,11 +350,7 @@ def _with_template(
             aligned, radius=task.radius, seed=task.config.training.seed, progress=progress
         )
     number = sum(len(centres) for _, centres in aligned)
-    return replace(
-        checkpoint,
-        description=checkpoint.description.model_copy(update={"aligned": number}),
-        template=template,
-    )
+    return replace(_described(checkpoint, aligned=number), template=template)
 
 
 def _contrasts(
@@ -368,7 +368,7 @@ def _contrasts(
                 features,
                 centres,
                 device=device,
-                progress=lambda done, n=number: progress((n + done) / len(peaks)),  # type: ignore[misc]
+                progress=_part(progress, number / len(peaks), (number + 1) / len(peaks)),
             )
             for number, (features, centres, _) in enumerate(peaks)
         ]
@@ -389,12 +389,23 @@ def _labels_of(
         return is_one
 
     held = at([part.centres for part in _parts_of(features, task.validation)])
+    is_trained = at([part.centres for part in trained]) & ~held
     return _Labels(
         held=held,
-        trained=at([part.centres for part in trained]) & ~held,
+        trained=is_trained,
         clicked=at([part.centres[~part.is_shown] for part in trained]) & ~held,
-        rejected=at([part.rejected for part in trained]) & ~held,
+        rejected=at([part.rejected for part in trained]) & ~held & ~is_trained,
     )
+
+
+def _described(checkpoint: Checkpoint, **values: object) -> Checkpoint:
+    """A checkpoint with some values of its description changed."""
+    return replace(checkpoint, description=checkpoint.description.model_copy(update=values))
+
+
+def _part(progress: Callable[[float], None], start: float, end: float) -> Callable[[float], None]:
+    """Hear of a part of the work as of the share of all that it is."""
+    return lambda done: progress(start + (end - start) * done)
 
 
 def _for_each(peaks: Sequence[_Peaks], values: NDArray[_Scalar]) -> list[NDArray[_Scalar]]:

@@ -11,8 +11,14 @@ the score. Then the log odds by both are linear as well:
 and the contrast counts (m₁ - m₀) / (v slope) times as much as the score. The values are found by
 expectation maximisation from the chances that the scores alone give (McLachlan and Peel 2000).
 
+In several tomograms the odds rise alike from another constant each, as their scores differ.
+
 What is in the average fits it better, as its noise is in there, too: by one gain for all of those,
-which is a value to be found like the others.
+which is a value to be found like the others. It is told by particles that are not in the average:
+where there are none it stays 0.
+
+Within either kind score and contrast are taken for independent. A contrast that says nothing but
+what the score says gets a weight nonetheless, though less than one that tells something.
 """
 
 from __future__ import annotations
@@ -29,14 +35,20 @@ if TYPE_CHECKING:
 
     from tomopicker.types import Floats
 
-_ROUNDS, _BY_SCORE_ALONE = 40, 6
-"""Of expectation maximisation; in the first ones the chances by the score stay what they were."""
+_ROUNDS, _WITH_FIRST_ODDS = 40, 6
+"""Of expectation maximisation, and in how many of them the odds by the score stay what they were.
+All have settled within a sixth by then."""
 
 _LABELLED = 3.0
 """Log odds of a labelled peak: one in twenty may be some other one, a particle's neighbour."""
 
 _RIDGE = 1e-3
+"""Of the regression on the score, which else has no end where all chances are 0 or 1."""
+_LEAST_SLOPE = 0.2
+"""Of the odds by the score, of what it was at first: below it, what the contrasts tell apart has
+nothing to do with particles. In simulations of ribosomes and TRiC it was 0.4 to 2.4."""
 _LEAST_SHARE = 0.05
+"""Of the greatest weight: below it is none."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,7 +60,8 @@ class Mixture:
     gain: float
     """Contrast that what is in the average has more for being there."""
     chances: Floats
-    """(n,) of being a particle, by score and contrast; by the score alone without a weight."""
+    """(n,) of being a particle, by score and contrast, though the weight may have been cut; by the
+    score alone without a weight."""
 
 
 def fit_mixture(
@@ -58,6 +71,7 @@ def fit_mixture(
     *,
     is_labelled: NDArray[np.bool_],
     is_aligned: NDArray[np.bool_],
+    tomograms: NDArray[np.intp],
     most: float,
     known_gain: float | None = None,
 ) -> Mixture:
@@ -70,9 +84,11 @@ def fit_mixture(
     chances
         (n,) of being a particle, by the score alone; those of labelled ones are not looked at.
     is_labelled
-        (n,) whether it is a labelled particle. How these score is not looked at.
+        (n,) whether it is a labelled particle. How these score says nothing.
     is_aligned
         (n,) whether it is in the average.
+    tomograms
+        (n,) number of the tomogram that it is in.
     most
         Greatest weight. Less than a twentieth of it is none, which picks faster.
     known_gain
@@ -83,9 +99,13 @@ def fit_mixture(
         return nothing
     spread, deviation = float(scores.std()), float(contrasts.std())
     units, fits = scores / spread, contrasts / deviation
+    # The score, and a constant for each tomogram.
+    terms = np.column_stack([units, tomograms[:, None] == np.unique(tomograms)])
+    unlabelled = ~is_labelled
     odds = np.where(is_labelled, _LABELLED, logit(np.clip(chances, 1e-4, 1 - 1e-4)))
     share = expit(odds)
-    gain, line = (known_gain or 0.0) / deviation, np.array([1.0, 0.0])
+    gain = (known_gain or 0.0) / deviation
+    line = first = _line(terms[unlabelled], expit(odds[unlabelled]))
     for number in range(_ROUNDS):
         own = fits - gain * is_aligned
         particle, other = (float(of @ own / max(of.sum(), 1e-9)) for of in (share, 1 - share))
@@ -97,26 +117,27 @@ def fit_mixture(
         variance = max(float(away) / len(own), 1e-6)
         slope = (particle - other) / variance
         share = expit(odds + slope * (own - (particle + other) / 2))
-        if number >= _BY_SCORE_ALONE:
-            line = _line(units[~is_labelled], share[~is_labelled], line)
-            odds = np.where(is_labelled, _LABELLED, line[0] * units + line[1])
-    weight = max(slope, 0.0) / max(line[0], 1e-6) * spread / deviation
+        if number >= _WITH_FIRST_ODDS:
+            line = _line(terms[unlabelled], share[unlabelled], line)
+            odds = np.where(is_labelled, _LABELLED, terms @ line)
+    if line[0] <= _LEAST_SLOPE * max(first[0], 0.0):
+        return nothing
+    weight = float(slope / line[0] * spread / deviation)
     if weight <= _LEAST_SHARE * most:
         return nothing
     return Mixture(weight=min(weight, most), gain=gain * deviation, chances=share)
 
 
-def _line(units: Floats, shares: Floats, start: Floats) -> Floats:
-    """Slope and constant of the log odds of being a particle, by logistic regression on shares."""
+def _line(terms: Floats, shares: Floats, start: Floats | None = None) -> Floats:
+    """(k,) slope and constants of the log odds, by logistic regression of (n,) shares on (n, k)."""
+    ridge = np.zeros(terms.shape[1])
+    ridge[0] = _RIDGE
 
     def loss(line: Floats) -> tuple[float, Floats]:
-        odds = line[0] * units + line[1]
+        odds = terms @ line
         value = np.logaddexp(0, odds) - shares * odds
-        wrong = expit(odds) - shares
-        return (
-            float(value.sum() + _RIDGE * line[0] ** 2 / 2),
-            np.array([wrong @ units + _RIDGE * line[0], wrong.sum()]),
-        )
+        slopes = terms.T @ (expit(odds) - shares) + ridge * line
+        return float(value.sum() + ridge @ line**2 / 2), slopes
 
-    found: Floats = minimize(loss, start, jac=True).x
+    found: Floats = minimize(loss, np.zeros(len(ridge)) if start is None else start, jac=True).x
     return found

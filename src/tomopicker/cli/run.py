@@ -218,7 +218,7 @@ class Run:
             self.say(
                 f"Shape counts in the scores, by {weight / most:.0%} of what it may at most"
                 if weight
-                else "Shape does not count in the scores: it tells particles from others no better"
+                else "Shape does not count in the scores: it adds too little to them"
             )
             return
         (self.folder / AVERAGE).unlink(missing_ok=True)
@@ -231,8 +231,8 @@ class Run:
             )
         else:
             self.say(
-                f"No particles were aligned: it takes {FEWEST_TO_ALIGN} to learn from, beside those "
-                "that are held out; give 10 clicks or more"
+                f"No particles were aligned: it takes {FEWEST_TO_ALIGN} to learn from, beside "
+                "those that are held out; give 10 clicks or more"
             )
 
     def save_epoch(self, epoch: Epoch) -> None:
