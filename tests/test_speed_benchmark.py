@@ -1,7 +1,9 @@
 """What can be wrong in the benchmark of speed: counts, rivals, memory and tables."""
 
 import json
+import re
 from collections.abc import Callable
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -11,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 
+from tomopicker.checkpoint import read_checkpoint, write_checkpoint
 from tomopicker.config import Network, preset
 from tomopicker.features import Features
 from tomopicker.inference import score
@@ -19,6 +22,7 @@ from tomopicker.labels import stamp
 from tomopicker.network import build
 from tomopicker.peaks import find_peaks
 from tomopicker.preprocess import Normalisation
+from tomopicker.template import Template, side
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE = ROOT / "docs" / "performance.md"
@@ -148,7 +152,13 @@ def test_every_stage_of_picking_is_measured_and_told(
     monkeypatch.setenv("PYTHONPATH", str(ROOT / "src"))
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # put back afterwards
     threads = torch.get_num_threads()
-    model, file = trained / "best.safetensors", simulated / "sim_0002.mrc"
+    model, file = tmp_path / "model.safetensors", simulated / "sim_0002.mrc"
+    plain = read_checkpoint(trained)
+    cube = (side(plain.description.radius_voxels),) * 3
+    volume = np.random.default_rng(0).normal(size=cube).astype(np.float32)
+    weighed = plain.description.model_copy(update={"template_weight": 1.0})
+    template = Template(volume=volume)
+    write_checkpoint(model, replace(plain, template=template, description=weighed))
     run = load("stages").measure_stages(model, file, tmp_path, threads=1, repeats=1)
     torch.set_num_threads(threads)
     voxels = 32 * 64 * 64
@@ -158,6 +168,8 @@ def test_every_stage_of_picking_is_measured_and_told(
     table = load("table").tables(results(stages=[run]))["stages"]
     for stage in ("rescale", "matched filter", "network", "peaks", "judge", "file to picks"):
         assert f"| {stage} |" in table
+    assert "| templates |" in table
+    assert re.search(r"\| comparison \|.*\| matrix product \| +\d", table)
 
 
 def test_ratios_and_shares_are_taken_repeat_by_repeat(load: Load) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import mrcfile
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
 VOXEL_SIZE, RADIUS_ANGSTROM = 10.0, 120.0
 """In ångström: `default` works at 15 Å per voxel, where the particle's radius is 8 voxels."""
 
+_WEIGHT = 100.0
 _NOISE, _CONTRAST = 20.0, 12.0
 _PARTICLE_VOXELS = 150_000
 """Voxels of the volume for each particle, 5 % of them in it: a cell's cytosol."""
@@ -60,7 +62,8 @@ def write_tomogram(
 def write_model(path: Path, *, side: int) -> None:
     """Train `default` for a moment from its pretrained weights, on such a tomogram of its own.
 
-    How long picking takes does not depend on how well it was trained.
+    How long picking takes does not depend on how well it was trained, but on whether shape counts:
+    it does here, whatever the noise says.
     """
     file = path.with_suffix(".mrc")
     particles = write_tomogram(file, (side // 2, side, side), seed=1, particle_voxels=40_000)
@@ -72,7 +75,11 @@ def write_model(path: Path, *, side: int) -> None:
     )
     task = prepare(settings, [(read_tomogram(file), particles)])
     last = [event for event in fit(task) if isinstance(event, Epoch)][-1]
-    write_checkpoint(path, calibrate(task, last.checkpoint))
+    kept = calibrate(task, last.checkpoint)
+    weighed = kept.description.model_copy(
+        update={"template_weight": kept.description.template_weight or _WEIGHT}
+    )
+    write_checkpoint(path, replace(kept, description=weighed))
 
 
 def shape_of(megavoxels: float) -> Shape:

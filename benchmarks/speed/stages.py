@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,7 +23,7 @@ from limits import (
 
 from tomopicker.calibrate import judge, most_candidates
 from tomopicker.checkpoint import read_checkpoint
-from tomopicker.inference import features_of, find_particles, network_of, score
+from tomopicker.inference import contrasts_of, features_of, find_particles, network_of, score
 from tomopicker.io.tomograms import read_tomogram
 from tomopicker.peaks import find_peaks
 from tomopicker.preprocess import Normalisation
@@ -135,6 +136,17 @@ def _stages(
         if description.calibration is not None:
             calibration = description.calibration
             tasks["judge"] = lambda: judge(candidates.scores, calibration)
+    centres = candidates.voxels.astype(np.float64)
+    compared = 0
+    if checkpoint.template is not None:
+        # It knows no wedge, and so makes its templates anew.
+        bare = replace(checkpoint, template=replace(checkpoint.template, wedges=None))
+        tasks["templates"] = lambda: contrasts_of(bare, features, centres[:1], device=device)
+        tasks["comparison"] = lambda: contrasts_of(checkpoint, features, centres, device=device)
+        tasks["comparison"]()
+        with operations_counter() as comparing:
+            tasks["comparison"]()
+        compared = comparing.get_total_flops()
     size, voxels = tomogram.data.nbytes, scores.size
     operations = operations_per_voxel(config.network)
     work: dict[str, dict[str, Any]] = {
@@ -144,6 +156,7 @@ def _stages(
         "network": {"limit": "matrix product", "work": operations * voxels, "voxels": voxels},
         "smoothing": {"limit": "copy", "work": 2 * scores.nbytes},
         "peaks": {"limit": "copy", "work": scores.nbytes},
+        "comparison": {"limit": "matrix product", "work": compared},
     }
     return tasks, work, counter.get_total_flops()
 

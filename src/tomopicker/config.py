@@ -330,7 +330,7 @@ _DEFAULT: dict[str, dict[str, Any]] = {
         "ema": 0.98,
         "keep": "last",
     },
-    "inference": {"method": "whole", "filter_weight": 1.0, "template_weight": 300.0},
+    "inference": {"method": "whole", "filter_weight": 1.0, "template_weight": 150.0},
     "peaks": {"exclusion": 0.8, "smoothing": 0.1, "margin": 0.5, "subvoxel": True},
 }
 
