@@ -47,6 +47,8 @@ _RIDGE = 1e-3
 _LEAST_SLOPE = 0.2
 """Of the odds by the score, of what it was at first: below it, what the contrasts tell apart has
 nothing to do with particles. In simulations of ribosomes and TRiC it was 0.4 to 2.4."""
+_GREATEST_SLOPE = 1.25
+"""As that; else the odds may rise without end, as a regression on its own results allows."""
 _LEAST_SHARE = 0.05
 """Of the greatest weight: below it is none."""
 
@@ -106,6 +108,7 @@ def fit_mixture(
     share = expit(odds)
     gain = (known_gain or 0.0) / deviation
     line = first = _line(terms[unlabelled], expit(odds[unlabelled]))
+    steepest = _GREATEST_SLOPE * max(first[0], _RIDGE)
     for number in range(_ROUNDS):
         own = fits - gain * is_aligned
         particle, other = (float(of @ own / max(of.sum(), 1e-9)) for of in (share, 1 - share))
@@ -118,7 +121,7 @@ def fit_mixture(
         slope = (particle - other) / variance
         share = expit(odds + slope * (own - (particle + other) / 2))
         if number >= _WITH_FIRST_ODDS:
-            line = _line(terms[unlabelled], share[unlabelled], line)
+            line = _line(terms[unlabelled], share[unlabelled], line, steepest=steepest)
             odds = np.where(is_labelled, _LABELLED, terms @ line)
     if line[0] <= _LEAST_SLOPE * max(first[0], 0.0):
         return nothing
@@ -128,7 +131,9 @@ def fit_mixture(
     return Mixture(weight=min(weight, most), gain=gain * deviation, chances=share)
 
 
-def _line(terms: Floats, shares: Floats, start: Floats | None = None) -> Floats:
+def _line(
+    terms: Floats, shares: Floats, start: Floats | None = None, *, steepest: float | None = None
+) -> Floats:
     """(k,) slope and constants of the log odds, by logistic regression of (n,) shares on (n, k)."""
     ridge = np.zeros(terms.shape[1])
     ridge[0] = _RIDGE
@@ -139,5 +144,7 @@ def _line(terms: Floats, shares: Floats, start: Floats | None = None) -> Floats:
         slopes = terms.T @ (expit(odds) - shares) + ridge * line
         return float(value.sum() + ridge @ line**2 / 2), slopes
 
-    found: Floats = minimize(loss, np.zeros(len(ridge)) if start is None else start, jac=True).x
+    start = np.zeros(len(ridge)) if start is None else start
+    bounds = [(None, steepest), *[(None, None)] * (len(ridge) - 1)]
+    found: Floats = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
     return found
