@@ -269,7 +269,7 @@ def _with_shape(
     # Only the best are compared.
     most = [most_compared(checkpoint, features.shape) for features, _, _ in peaks]
     peaks = [(own, at[:n], scores[:n]) for (own, at, scores), n in zip(peaks, most, strict=True)]
-    by_score = [some[:n] for some, n in zip(by_score, most, strict=True)]
+    chances = [some[:n] for some, n in zip(by_score, most, strict=True)]
     labels = [_labels_of(task, *some) for some in peaks]
     trained, held, rejected = (
         np.concatenate(some)
@@ -278,7 +278,7 @@ def _with_shape(
     scores = np.concatenate([some for _, _, some in peaks])
     tomograms = np.repeat(np.arange(len(peaks)), [len(some) for _, _, some in peaks])
     told = ~rejected
-    chances = by_score
+    first_chances, is_labelled = np.concatenate(chances)[told], (trained | held)[told]
     gain: float | None = None  # of one that were alone in the average
     is_aligned = np.zeros(len(scores), dtype=bool)
     for number, share in enumerate(_SHARES_OF_HIDDEN):
@@ -304,8 +304,8 @@ def _with_shape(
         mixture = fit_mixture(
             scores[told],
             contrasts[told],
-            np.concatenate(by_score)[told],
-            is_labelled=(trained | held)[told],
+            first_chances,
+            is_labelled=is_labelled,
             is_aligned=is_aligned[told],
             tomograms=tomograms[told],
             most=task.config.inference.template_weight,

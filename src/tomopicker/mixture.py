@@ -109,13 +109,13 @@ def fit_mixture(
     gain = (known_gain or 0.0) / deviation
     line = first = _line(terms[unlabelled], expit(odds[unlabelled]))
     steepest = _GREATEST_SLOPE * max(first[0], _RIDGE)
+    own = fits - gain * is_aligned
     for number in range(_ROUNDS):
-        own = fits - gain * is_aligned
         particle, other = (float(of @ own / max(of.sum(), 1e-9)) for of in (share, 1 - share))
-        means = share * particle + (1 - share) * other
         if known_gain is None and is_aligned.any():
+            means = share * particle + (1 - share) * other
             gain = max(float((fits - means)[is_aligned].mean()), 0.0)
-        own = fits - gain * is_aligned
+            own = fits - gain * is_aligned
         away = share @ (own - particle) ** 2 + (1 - share) @ (own - other) ** 2
         variance = max(float(away) / len(own), 1e-6)
         slope = (particle - other) / variance
