@@ -232,7 +232,11 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     centres = np.concatenate([trained.centres, held.centres, others])
     scores = np.linspace(9, 8, len(centres))
     near = np.repeat([0.6, 0.1, 0.5, 0.4], [7, 1, 10, 4])
-    asked, added, devices = [], [], []
+    asked, averaged, added, devices = [], [], [], []
+
+    def learn_template(places, *, start, **_):
+        averaged.append((places, start, str(torch.get_default_device())))
+        return Template(volume=np.full((3, 3, 3), len(averaged), dtype=np.float32))
 
     def contrasts_of(*_, device, progress):
         devices.append(device)
@@ -250,15 +254,12 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
         return places, scores + 10 * fit
 
     by_score = np.repeat([0.0, 0.9, 0.1], [18, 2, 2])
-    averaged = []
     patches = {
         "score": lambda features, *_, **__: np.zeros(features.shape),
         "find_candidates": lambda *_, **__: (centres, scores),
         "_chances_by_score": lambda *_, held_out: [by_score] if held_out else [],
         "_SHARES_OF_HIDDEN": (1.2, 1.2),
-        "learn_template": lambda places, **_: averaged.append(
-            (places, str(torch.get_default_device()))
-        ),
+        "learn_template": learn_template,
         "contrasts_of": contrasts_of,
         "fit_mixture": fit,
         "add_shape": add_shape,
@@ -268,7 +269,9 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     calibrated = calibrate(task, checkpoint, device="cuda:0")
     # The clicked ones and two likely ones; the second time three, by their shape.
     for number, rows in enumerate((others[:2], others[1:])):
-        (((_, places),), device) = averaged[number]
+        (((_, places),), start, device) = averaged[number]
+        # The second goes on from the first.
+        assert (0 if start is None else start.volume[0, 0, 0]) == number
         np.testing.assert_allclose(places, [*trained.centres, *rows])
         assert device == "cuda:0"
         ((told, fits, chances), named) = asked[number]

@@ -148,6 +148,34 @@ def test_the_same_clicks_and_seed_give_the_same_template_and_contrast(cell, monk
     )
 
 
+def test_the_start_goes_on_that_its_particles_fit_best(cell, template, monkeypatch):
+    features, mine, _ = cell
+    noise = torch.from_numpy(np.random.default_rng(3).normal(size=template.volume.shape)).float()
+    noise *= module._Boxes(RADIUS).ball
+    starts = iter([noise, torch.from_numpy(template.volume), noise.flip(0)])
+    monkeypatch.setattr(module, "_ROUNDS", module._ROUNDS[:2])
+    monkeypatch.setattr(module, "_ROUNDS_OF_STARTS", 1)
+    monkeypatch.setattr(module, "_of_random_turns", lambda *_: next(starts))
+    heard = []
+    average = learn_template([(features, mine[:40])], radius=RADIUS, progress=heard.append)
+    assert next(starts, None) is None
+    assert heard == [0, 0.25, 0.5, 0.75]
+    assert np.corrcoef(average.volume.ravel(), template.volume.ravel())[0, 1] > 0.9
+
+
+def test_an_average_goes_on_from_one_that_is_there(cell, template, monkeypatch):
+    monkeypatch.setattr(module, "_ROUNDS", [(600, detail) for _, detail in module._ROUNDS])
+    monkeypatch.setattr(module, "_of_random_turns", None)
+    features, mine, _ = cell
+    heard = []
+    average = learn_template(
+        [(features, mine[:50])], radius=RADIUS, start=template, progress=heard.append
+    )
+    assert len(heard) == len(module._ROUNDS) - module._ROUNDS_OF_STARTS
+    # In the orientation in which it was.
+    assert np.corrcoef(average.volume.ravel(), template.volume.ravel())[0, 1] > 0.9
+
+
 def test_tomograms_of_one_tilt_scheme_share_what_the_template_looks_like(cell, monkeypatch):
     monkeypatch.setattr(module, "_ROUNDS", module._ROUNDS[:2])
     features, mine, _ = cell

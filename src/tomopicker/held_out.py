@@ -259,10 +259,10 @@ def _with_shape(
 ) -> tuple[Checkpoint, list[_Peaks]]:
     """Add the average of the training particles and of likely ones, and its contrast to the peaks.
 
-    The first average has what is likely by the scores alone, the others what is by shape, too. The
-    gain of being in the average is learned with the first, as the particles of the others were
-    chosen by how they fit, and falls as one over their number. What was rejected is known, and has
-    no say.
+    The first average has what is likely by the scores alone, the others what is by shape, too; each
+    goes on from the one before. The gain of being in the average is learned with the first, as the
+    particles of the others were chosen by how they fit, and falls as one over their number. What
+    was rejected is known, and has no say.
     """
     every = peaks
     by_score = _chances_by_score(task, peaks, held_out=held_out)
@@ -334,7 +334,7 @@ def _with_template(
     device: str,
     progress: Callable[[float], None],
 ) -> Checkpoint:
-    """Add the average of the training particles, and of likely ones."""
+    """Add the average of the training particles, and of likely ones; from the one that is there."""
     # A tomogram's together, as its templates take most of the time.
     aligned = [
         (
@@ -347,7 +347,11 @@ def _with_template(
     ]
     with computing_on(device):
         template = learn_template(
-            aligned, radius=task.radius, seed=task.config.training.seed, progress=progress
+            aligned,
+            radius=task.radius,
+            start=checkpoint.template,
+            seed=task.config.training.seed,
+            progress=progress,
         )
     number = sum(len(centres) for _, centres in aligned)
     return replace(_described(checkpoint, aligned=number), template=template)

@@ -80,6 +80,10 @@ _AT_ONCE = 128
 # Rounds of alignment: orientations tried, and the finest detail in cycles a voxel. Detail grows, so
 # that noise is not aligned with noise; finer detail needs more orientations.
 _ROUNDS = [(600 if number < 8 else 2000, 0.25 + 0.15 * number / 13) for number in range(14)]
+_FIRST_DETAIL = 0.14
+_STARTS, _ROUNDS_OF_STARTS = 3, 8
+"""Averages of random orientations, and the rounds after which the best of them goes on: some settle
+so slowly that particles have half of the contrast in the end, which shows by then."""
 _SHARPNESS = 100.0
 """Of the chance of an orientation, exp(sharpness x correlation), as 1 / the noise's variance."""
 _LIKELIEST = 12
@@ -120,6 +124,7 @@ def learn_template(
     tomograms: Sequence[tuple[Features, Floats]],
     *,
     radius: float,
+    start: Template | None = None,
     seed: int = 0,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Template:
@@ -127,7 +132,9 @@ def learn_template(
 
     Expectation maximisation as of Scheres et al. (2007): every particle joins the average in its
     likeliest orientations and shifts, weighed by their chances, and each spatial frequency is
-    divided by how often the wedge let it through. The first average is of random orientations.
+    divided by how often the wedge let it through. Without a start there are three, averages of
+    random orientations; after the rounds of coarse detail the one goes on that its particles fit
+    best, as some settle slowly.
 
     Parameters
     ----------
@@ -135,61 +142,36 @@ def learn_template(
         Each with the (n, 3) centres ``z y x`` of its particles, in voxels.
     radius
         Of the particle, voxels.
+    start
+        Average of much the same particles, which goes on at once.
     seed
-        Of the first orientations, and of which particles are aligned where there are over 500.
+        Of the orientations, and of which particles are aligned where there are over 500.
     """
     boxes = _Boxes(radius)
     rng = np.random.default_rng([seed, 3])
-    aligned = min(1.0, _MOST_ALIGNED / max(sum(len(centres) for _, centres in tomograms), 1))
-    schemes: list[tuple[Tensor, list[Tensor]]] = []
-    for features, centres in tomograms:
-        rows = np.sort(rng.permutation(len(centres))[: ceil(aligned * len(centres))])
-        if len(rows):
-            optics = _Optics.of(features, boxes)
-            number = _scheme_of([wedge for wedge, _ in schemes], optics.wedge)
-            if number is None:
-                number = len(schemes)
-                schemes.append((optics.wedge, []))
-            blocks = boxes.read(features, centres[rows])
-            schemes[number][1].append(boxes.compared(optics.whitened(blocks)))
-    seen = [(wedge, torch.cat(parts), boxes.whole(wedge) ** 2) for wedge, parts in schemes]
-    average: Tensor | None = None
-    for number, (orientations, detail) in enumerate([(1, 0.14), *_ROUNDS]):
-        progress(number / (1 + len(_ROUNDS)))
-        total, weight = torch.zeros(2, len(boxes.places))
-        sum_of_chances = 0.0
-        for wedge, particles, passed in seen:
-            count, shifts, _ = particles.shape
-            flat = particles.flatten(0, 1)
-            if average is None:
-                turns = _matrices(Rotation.random(count, random_state=rng))
-                at_rows, which = torch.arange(count) * shifts + shifts // 2, torch.arange(count)
-                chances = torch.ones(count)
-            else:
-                # Each round another grid, so that none of its gaps stays one.
-                turns = _matrices(Rotation.random(random_state=rng) * even_rotations(orientations))
-                fit = flat @ boxes.turned(average, turns, wedge).T
-                best, at = fit.reshape(count, -1).topk(_LIKELIEST, dim=1)
-                chances = torch.softmax(_SHARPNESS * best, dim=1)
-                likely = chances > 0.01
-                at_rows = (torch.arange(count)[:, None] * shifts + at // len(turns))[likely]
-                which, chances = (at % len(turns))[likely], chances[likely]
-            back = turns.transpose(1, 2)[which]
-            for some in torch.split(torch.arange(len(at_rows)), _AT_ONCE):
-                seen_and_passed = torch.stack(
-                    [boxes.filled(flat[at_rows[some]]), passed.expand(len(some), -1, -1, -1)], dim=1
-                )
-                turned = boxes.sampled(seen_and_passed, back[some])
-                total += chances[some] @ turned[:, 0]
-                weight += chances[some] @ turned[:, 1]
-            sum_of_chances += float(chances.sum())
-        total, weight, known = boxes.filled(torch.stack([total, weight, torch.ones_like(total)]))
-        spectrum = fft.fftn(total) / (fft.ifftshift(weight) + _WIENER * sum_of_chances)
-        # How often frequencies beyond the ball were let through was not asked.
-        spectrum *= fft.ifftshift(known)
-        average = boxes.low_passed(fft.ifftn(spectrum).real, detail) * boxes.ball
+    seen = _seen(tomograms, boxes, rng)
+    starts = _STARTS if start is None else 0
+    coarse, fine = _ROUNDS[:_ROUNDS_OF_STARTS], _ROUNDS[_ROUNDS_OF_STARTS:]
+    rounds, done = starts * len(coarse) + len(fine), 0
+
+    def improved(average: Tensor, turns: tuple[int, float]) -> tuple[Tensor, float]:
+        nonlocal done
+        progress(done / rounds)
+        done += 1
+        return _improved(average, seen, boxes, *turns, rng=rng)
+
+    average = None if start is None else torch.as_tensor(start.volume)
+    best = -np.inf
+    for _ in range(starts):
+        one, fit = _of_random_turns(seen, boxes, rng), -np.inf
+        for turns in coarse:
+            one, fit = improved(one, turns)
+        if average is None or fit > best:
+            average, best = one, fit
     assert average is not None
-    wedges = torch.stack([wedge for wedge, _ in schemes])
+    for turns in fine:
+        average, _ = improved(average, turns)
+    wedges = torch.stack([some.wedge for some in seen])
     return Template(volume=average.cpu().numpy(), wedges=wedges.cpu().numpy())
 
 
@@ -238,6 +220,113 @@ def contrasts(
         progress(min(1.0, (start + _AT_ONCE) / len(centres)))
     differences: Floats = torch.cat(found).cpu().numpy().astype(np.float64)
     return differences
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Seen:
+    """Particles of tomograms of one tilt scheme."""
+
+    wedge: Tensor
+    """(s, s, s // 2 + 1) amplitudes that the scheme passes."""
+    passed: Tensor
+    """(s, s, s) centred: the squares of these, whole."""
+    particles: Tensor
+    """(n, shifts, v) voxels of the ball at each shift, weighed, mean 0 and norm 1."""
+
+
+def _seen(
+    tomograms: Sequence[tuple[Features, Floats]], boxes: _Boxes, rng: np.random.Generator
+) -> list[_Seen]:
+    """Read the particles that are aligned, of each tilt scheme."""
+    aligned = min(1.0, _MOST_ALIGNED / max(sum(len(centres) for _, centres in tomograms), 1))
+    schemes: list[tuple[Tensor, list[Tensor]]] = []
+    for features, centres in tomograms:
+        rows = np.sort(rng.permutation(len(centres))[: ceil(aligned * len(centres))])
+        if len(rows):
+            optics = _Optics.of(features, boxes)
+            number = _scheme_of([wedge for wedge, _ in schemes], optics.wedge)
+            if number is None:
+                number = len(schemes)
+                schemes.append((optics.wedge, []))
+            blocks = boxes.read(features, centres[rows])
+            schemes[number][1].append(boxes.compared(optics.whitened(blocks)))
+    return [
+        _Seen(wedge=wedge, passed=boxes.whole(wedge) ** 2, particles=torch.cat(parts))
+        for wedge, parts in schemes
+    ]
+
+
+def _of_random_turns(seen: Sequence[_Seen], boxes: _Boxes, rng: np.random.Generator) -> Tensor:
+    """(side, side, side) average of particles that are turned anyhow."""
+    total = _Sum(boxes)
+    for some in seen:
+        count, shifts, _ = some.particles.shape
+        turns = _matrices(Rotation.random(count, random_state=rng))
+        total.add(some, some.particles[:, shifts // 2], turns, torch.ones(count))
+    return total.average(_FIRST_DETAIL)
+
+
+def _improved(
+    average: Tensor,
+    seen: Sequence[_Seen],
+    boxes: _Boxes,
+    orientations: int,
+    detail: float,
+    *,
+    rng: np.random.Generator,
+) -> tuple[Tensor, float]:
+    """Align all particles with an average, once.
+
+    Returns
+    -------
+    tuple
+        (side, side, side) average of them, and how well they fitted the one before: the mean of
+        their log likelihoods, in units of a correlation.
+    """
+    total, fit = _Sum(boxes), 0.0
+    for some in seen:
+        count, shifts, _ = some.particles.shape
+        flat = some.particles.flatten(0, 1)
+        # Each round another grid, so that none of its gaps stays one.
+        turns = _matrices(Rotation.random(random_state=rng) * even_rotations(orientations))
+        every = flat @ boxes.turned(average, turns, some.wedge).T
+        best, at = every.reshape(count, -1).topk(_LIKELIEST, dim=1)
+        chances = torch.softmax(_SHARPNESS * best, dim=1)
+        fit += float(torch.logsumexp(_SHARPNESS * best, dim=1).sum()) / _SHARPNESS
+        likely = chances > 0.01
+        at_rows = (torch.arange(count)[:, None] * shifts + at // len(turns))[likely]
+        total.add(some, flat[at_rows], turns[(at % len(turns))[likely]], chances[likely])
+    return total.average(detail), fit / sum(len(some.particles) for some in seen)
+
+
+class _Sum:
+    """Particles turned back and added, and how often each spatial frequency was let through."""
+
+    def __init__(self, boxes: _Boxes) -> None:
+        self._boxes = boxes
+        self._total, self._weight = torch.zeros(2, len(boxes.places))
+        self._chances = 0.0
+
+    def add(self, seen: _Seen, voxels: Tensor, turns: Tensor, chances: Tensor) -> None:
+        """Add (n, v) particles that are turned by (n, 3, 3), with (n,) chances."""
+        back = turns.transpose(1, 2)
+        for some in torch.split(torch.arange(len(voxels)), _AT_ONCE):
+            passed = seen.passed.expand(len(some), -1, -1, -1)
+            both = torch.stack([self._boxes.filled(voxels[some]), passed], dim=1)
+            turned = self._boxes.sampled(both, back[some])
+            self._total += chances[some] @ turned[:, 0]
+            self._weight += chances[some] @ turned[:, 1]
+        self._chances += float(chances.sum())
+
+    def average(self, detail: float) -> Tensor:
+        """(side, side, side) average up to `detail` cycles a voxel."""
+        boxes = self._boxes
+        parts = torch.stack([self._total, self._weight, torch.ones_like(self._total)])
+        total, weight, known = boxes.filled(parts)
+        spectrum = fft.fftn(total) / (fft.ifftshift(weight) + _WIENER * self._chances)
+        # How often frequencies beyond the ball were let through was not asked.
+        spectrum *= fft.ifftshift(known)
+        return boxes.low_passed(fft.ifftn(spectrum).real, detail) * boxes.ball
 
 
 def even_rotations(number: int) -> Rotation:
