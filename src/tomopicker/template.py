@@ -21,6 +21,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import product
 from math import ceil
 from typing import TYPE_CHECKING
 
@@ -54,7 +55,8 @@ _MOST_ALIGNED = 500
 """More would take gigabytes, and a few hundred show all the detail that is looked at."""
 
 _MARGIN = 4  # voxels around a box, for the filter that makes noise white and for shifts
-_SHIFTS = [(z, y, x) for z in (-1, 0, 1) for y in (-1, 0, 1) for x in (-1, 0, 1)]
+_SHIFTS = [(z, y, x) for z, y, x in product((-1, 0, 1), repeat=3) if abs(z) + abs(y) + abs(x) < 3]
+"""Corners are farther than a centre is off: with them F1 is the same, in 4 / 3 of the time."""
 _NOISE_BOXES = 300
 _BAND = 0.4  # cycles a voxel beyond which nothing is looked at
 _EDGE = 0.02
@@ -421,13 +423,27 @@ class _Boxes:
 
         With (v, k) axes, (n, s, k) along those.
         """
+        # A voxel of all boxes lies together, so that those of the ball are copied in long pieces.
+        near = slice(_MARGIN - 1, _MARGIN + self.side + 1)
+        every = blocks[:, near, near, near].flatten(1).T.contiguous()
+        wide = self.side + 2
+        at = self.places.long() + self.half + 1
+        share = self.weights / self.weights.sum()
+        root = self.weights.sqrt()[:, None]
+        along = None if axes is None else (axes * root).T.contiguous()
         parts = []
-        for z, y, x in _SHIFTS:
-            low = [_MARGIN + shift for shift in (z, y, x)]
-            z_, y_, x_ = (slice(start, start + self.side) for start in low)
-            voxels = self.normalised(blocks[:, z_, y_, x_])
-            parts.append(voxels if axes is None else voxels @ axes)
-        return torch.stack(parts, dim=1)
+        for shift in _SHIFTS:
+            z, y, x = (at + torch.as_tensor(shift)).unbind(1)
+            voxels = every[(z * wide + y) * wide + x]
+            mean = share @ voxels
+            square = (self.weights @ voxels.square() - self.weights.sum() * mean**2).clamp(min=0)
+            norm = square.sqrt().clamp(min=1e-6)
+            if along is None:
+                parts.append((voxels - mean) * root / norm)
+            else:
+                # The mean is taken off the products, which are fewer.
+                parts.append((along @ voxels - along.sum(1, keepdim=True) * mean) / norm)
+        return torch.stack(parts).permute(2, 0, 1).contiguous()
 
     def normalised(self, boxes: Tensor) -> Tensor:
         """(n, v) voxels of the ball of (n, side, side, side), weighed, mean 0 and norm 1."""
