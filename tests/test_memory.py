@@ -9,15 +9,10 @@ from tomopicker import cli
 from tomopicker.config import Network
 from tomopicker.errors import is_out_of_memory
 from tomopicker.memory import automatic_bytes, free_in_groups, streamed_bytes
-from tomopicker.network import build, folded
 
 
 def _bytes(**settings):
-    network = Network(**settings)
-    with torch.device("meta"):
-        built = folded(build(network))
-    channels = 1 + network.filter_channel
-    return streamed_bytes(built, channels=channels, planes=network.stride, stride=network.stride)
+    return streamed_bytes(Network(**settings))
 
 
 def test_two_convolutions_hold_what_is_counted_by_hand():
@@ -32,6 +27,12 @@ def test_two_convolutions_hold_what_is_counted_by_hand():
 def test_twice_the_channels_hold_about_twice_the_memory():
     once = _bytes(block="residual", channels=(8, 16))
     assert 1.8 * once < _bytes(block="residual", channels=(16, 32)) < 2.1 * once
+
+
+def test_half_precision_holds_about_half_the_memory():
+    network = Network(block="residual", channels=(16, 32))
+    half = streamed_bytes(network, torch.float16)
+    assert 0.45 < half / streamed_bytes(network) < 0.6
 
 
 def test_running_out_of_memory_is_told_from_other_errors():

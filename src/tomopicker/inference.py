@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import compress, product
 from math import ceil, prod
@@ -599,7 +598,7 @@ def _score_whole(
     network = folded(trained, dtype=dtype)
     side = config.inference.tile
     if side is None:
-        sides = _sides(box, shape, network, config, halo=halo, device=device)
+        sides = _sides(box, shape, config, dtype, halo=halo, device=device)
     else:
         sides = (box.shape[0], side, side)
     waiting = [
@@ -668,14 +667,11 @@ def _kept(features: Features, window: Window, *, multiple: int = 1) -> Window | 
 
 
 def _sides(
-    box: Window, shape: Shape, network: nn.Module, config: Config, *, halo: int, device: str
+    box: Window, shape: Shape, config: Config, dtype: torch.dtype, *, halo: int, device: str
 ) -> Shape:
     """Sides of the tiles of a box that read least and fit the memory; along z all of it is one."""
     stride = config.network.stride
-    planes = config.network.stride
-    channels = 1 + config.network.filter_channel
-    copy = deepcopy(network).to("meta")
-    each = streamed_bytes(copy, channels=channels, planes=planes, stride=stride)
+    each = streamed_bytes(config.network, dtype)
     if config.inference.flips:
         each += 4 * box.shape[0]  # their sum
     memory = config.inference.memory

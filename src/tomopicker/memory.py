@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import re
 import weakref
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from tomopicker.network import stream
+from tomopicker.network import build, folded, stream
 
 if TYPE_CHECKING:
-    from torch import nn
+    from tomopicker.config import Network
 
 # More gains nothing: 127 Mvoxel took 35 CPU s with this and with twice as much, 40 with 0.4.
 _ENOUGH_ON_CPU = 0.5e9
@@ -26,30 +27,32 @@ _UNKNOWN = 4.0e9
 _WORKSPACE = 1.3
 
 
-def streamed_bytes(network: nn.Module, *, channels: int, planes: int, stride: int) -> float:
+@lru_cache(maxsize=8)
+def streamed_bytes(settings: Network, dtype: torch.dtype = torch.float32) -> float:
     """Measure the most bytes per voxel of a slab's y-x plane that `network.stream` holds.
 
-    Counted on tensors without data, and with the convolutions' workspace added.
+    Of the folded network, in slabs of as many planes as its stride. Counted on tensors without
+    data, and with the convolutions' workspace added. Counting takes as long as scoring 300,000
+    voxels, so the number is kept.
 
     Parameters
     ----------
-    network
-        On the meta device, in evaluation mode.
-    channels, planes
-        Of each slab.
-    stride
+    settings
         Of the network.
+    dtype
+        Of its weights but the last layer's.
     """
+    stride = settings.stride
     side = 2 * stride
     # The layers together reach over less than this; after it memory grows no more.
-    count = max(16 * stride // planes, 8)
-    slabs = (
-        torch.empty(1, channels, planes, side, side, device="meta", dtype=_dtype(network))
-        for _ in range(count)
-    )
-    with torch.inference_mode(), _Held() as held:
-        for _ in stream(network, slabs):
-            pass
+    count = 16
+    with torch.device("meta"):
+        network = folded(build(settings), dtype=dtype)
+        shape = (1, 1 + settings.filter_channel, stride, side, side)
+        slabs = (torch.empty(shape, dtype=dtype) for _ in range(count))
+        with torch.inference_mode(), _Held() as held:
+            for _ in stream(network, slabs):
+                pass
     return float(_WORKSPACE * held.most / side**2)
 
 
@@ -116,10 +119,6 @@ class _Held(TorchDispatchMode):  # type: ignore[no-untyped-call]
                 weakref.finalize(storage, self._alive.pop, key)
                 self.most = max(self.most, sum(self._alive.values()))
         return result
-
-
-def _dtype(network: nn.Module) -> torch.dtype:
-    return next(network.parameters()).dtype
 
 
 def _free_bytes() -> float:
