@@ -30,7 +30,8 @@ def test_calibration_scores_the_held_out_particles_where_there_are_enough():
 
 
 def test_aligned_particles_are_averaged(monkeypatch):
-    monkeypatch.setattr("tomopicker.template._ROUNDS", [(50, 0.3)])
+    monkeypatch.setattr("tomopicker.template._COARSE_ROUNDS", [(50, 0.3)])
+    monkeypatch.setattr("tomopicker.template._FINE_ROUNDS", [])
     weight = {"inference__template_weight": 50.0}
     task = task_of("default", validation=True, clicks=8, **weight)
     heard, asked = [], []
@@ -47,7 +48,7 @@ def test_aligned_particles_are_averaged(monkeypatch):
     calibrated = calibrate(task, checkpoint, progress=heard.append)
     assert calibrated.template is not None
     assert calibrated.description.template_weight == 7
-    # No other peak joins them, so the second average would be the first one.
+    # No other peak joins them, so there is no second average.
     assert asked == [(1, True, 50, None)]
     assert calibrated.description.aligned == 8
     assert heard == sorted(heard)

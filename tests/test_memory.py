@@ -12,7 +12,7 @@ from tomopicker.memory import automatic_bytes, free_in_groups, streamed_bytes
 
 
 def _bytes(**settings):
-    return streamed_bytes(Network(**settings))
+    return streamed_bytes(Network(**settings), torch.float32)
 
 
 def test_two_convolutions_hold_what_is_counted_by_hand():
@@ -32,7 +32,7 @@ def test_twice_the_channels_hold_about_twice_the_memory():
 def test_half_precision_holds_about_half_the_memory():
     network = Network(block="residual", channels=(16, 32))
     half = streamed_bytes(network, torch.float16)
-    assert 0.45 < half / streamed_bytes(network) < 0.6
+    assert 0.45 < half / streamed_bytes(network, torch.float32) < 0.6
 
 
 def test_running_out_of_memory_is_told_from_other_errors():

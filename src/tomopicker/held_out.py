@@ -279,6 +279,7 @@ def _with_shape(
     tomograms = np.repeat(np.arange(len(peaks)), [len(some) for _, _, some in peaks])
     told = ~rejected
     first_chances, is_labelled = np.concatenate(chances)[told], (trained | held)[told]
+    rng = np.random.default_rng([task.config.training.seed, 3])
     gain: float | None = None  # of one that were alone in the average
     is_aligned = np.zeros(len(scores), dtype=bool)
     for number, share in enumerate(_SHARES_OF_HIDDEN):
@@ -287,7 +288,7 @@ def _with_shape(
         joined = likely_particles(task, peaks, chances, share=share)
         before, is_aligned = is_aligned, trained | np.concatenate(joined)
         if number and (is_aligned == before).all():
-            break  # The average would be the same again.
+            break  # Nobody new: the average is the best of three starts already.
         checkpoint = _with_template(
             task,
             checkpoint,
@@ -295,6 +296,7 @@ def _with_shape(
                 (features, centres[is_in])
                 for (features, centres, _), is_in in zip(peaks, joined, strict=True)
             ],
+            rng=rng,
             device=device,
             progress=_part(progress, start, middle),
         )
@@ -331,6 +333,7 @@ def _with_template(
     checkpoint: Checkpoint,
     likely: Sequence[tuple[Features, NDArray[np.float64]]],
     *,
+    rng: np.random.Generator,
     device: str,
     progress: Callable[[float], None],
 ) -> Checkpoint:
@@ -350,7 +353,7 @@ def _with_template(
             aligned,
             radius=task.radius,
             start=checkpoint.template,
-            seed=task.config.training.seed,
+            rng=rng,
             progress=progress,
         )
     number = sum(len(centres) for _, centres in aligned)

@@ -28,7 +28,7 @@ _WORKSPACE = 1.3
 
 
 @lru_cache(maxsize=8)
-def streamed_bytes(settings: Network, dtype: torch.dtype = torch.float32) -> float:
+def streamed_bytes(settings: Network, dtype: torch.dtype) -> float:
     """Measure the most bytes per voxel of a slab's y-x plane that `network.stream` holds.
 
     Of the folded network, in slabs of as many planes as its stride. Counted on tensors without

@@ -23,6 +23,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 from itertools import product
 from math import ceil
+from operator import itemgetter
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -55,8 +56,8 @@ _MOST_ALIGNED = 500
 """More would take gigabytes, and a few hundred show all the detail that is looked at."""
 
 _MARGIN = 4  # voxels around a box, for the filter that makes noise white and for shifts
-_SHIFTS = [(z, y, x) for z, y, x in product((-1, 0, 1), repeat=3) if abs(z) + abs(y) + abs(x) < 3]
-"""Corners are farther than a centre is off: with them F1 is the same, in 4 / 3 of the time."""
+_SHIFTS = [(z, y, x) for z, y, x in product((-1, 0, 1), repeat=3) if z * y * x == 0]
+"""All but corners, farther than a centre is off: with them F1 is the same, in 4 / 3 of the time."""
 _NOISE_BOXES = 300
 _BAND = 0.4  # cycles a voxel beyond which nothing is looked at
 _EDGE = 0.02
@@ -81,10 +82,11 @@ _AT_ONCE = 128
 
 # Rounds of alignment: orientations tried, and the finest detail in cycles a voxel. Detail grows, so
 # that noise is not aligned with noise; finer detail needs more orientations.
-_ROUNDS = [(600 if number < 8 else 2000, 0.25 + 0.15 * number / 13) for number in range(14)]
 _FIRST_DETAIL = 0.14
-_STARTS, _ROUNDS_OF_STARTS = 3, 8
-"""Averages of random orientations, and the rounds after which the best of them goes on: some settle
+_COARSE_ROUNDS = [(600, 0.25 + 0.15 * number / 13) for number in range(8)]
+_FINE_ROUNDS = [(2000, 0.25 + 0.15 * number / 13) for number in range(8, 14)]
+_STARTS = 3
+"""Averages of random orientations, of which the best goes on after the coarse rounds: some settle
 so slowly that particles have half of the contrast in the end, which shows by then."""
 _SHARPNESS = 100.0
 """Of the chance of an orientation, exp(sharpness x correlation), as 1 / the noise's variance."""
@@ -127,7 +129,7 @@ def learn_template(
     *,
     radius: float,
     start: Template | None = None,
-    seed: int = 0,
+    rng: np.random.Generator,
     progress: Callable[[float], None] = lambda _: None,
 ) -> Template:
     """Align particles with their own average, again and again.
@@ -135,8 +137,8 @@ def learn_template(
     Expectation maximisation as of Scheres et al. (2007): every particle joins the average in its
     likeliest orientations and shifts, weighed by their chances, and each spatial frequency is
     divided by how often the wedge let it through. Without a start there are three, averages of
-    random orientations; after the rounds of coarse detail the one goes on that its particles fit
-    best, as some settle slowly.
+    random orientations; that one goes on which its particles fit best in the last round of coarse
+    detail, as some settle slowly.
 
     Parameters
     ----------
@@ -146,33 +148,31 @@ def learn_template(
         Of the particle, voxels.
     start
         Average of much the same particles, which goes on at once.
-    seed
+    rng
         Of the orientations, and of which particles are aligned where there are over 500.
     """
     boxes = _Boxes(radius)
-    rng = np.random.default_rng([seed, 3])
     seen = _seen(tomograms, boxes, rng)
-    starts = _STARTS if start is None else 0
-    coarse, fine = _ROUNDS[:_ROUNDS_OF_STARTS], _ROUNDS[_ROUNDS_OF_STARTS:]
-    rounds, done = starts * len(coarse) + len(fine), 0
+    tries = _STARTS if start is None else 0
+    left = work = sum(tried for tried, _ in tries * _COARSE_ROUNDS + _FINE_ROUNDS)
 
-    def improved(average: Tensor, turns: tuple[int, float]) -> tuple[Tensor, float]:
-        nonlocal done
-        progress(done / rounds)
-        done += 1
-        return _improved(average, seen, boxes, *turns, rng=rng)
+    def improved(average: Tensor, rounds: Sequence[tuple[int, float]]) -> tuple[Tensor, float]:
+        nonlocal left
+        fit = 0.0
+        for orientations, detail in rounds:
+            progress(1 - left / work)
+            left -= orientations
+            average, fit = _improved(average, seen, boxes, orientations, detail, rng=rng)
+        return average, fit
 
-    average = None if start is None else torch.as_tensor(start.volume)
-    best = -np.inf
-    for _ in range(starts):
-        one, fit = _of_random_turns(seen, boxes, rng), -np.inf
-        for turns in coarse:
-            one, fit = improved(one, turns)
-        if average is None or fit > best:
-            average, best = one, fit
-    assert average is not None
-    for turns in fine:
-        average, _ = improved(average, turns)
+    if start is None:
+        coarse = [
+            improved(_of_random_turns(seen, boxes, rng), _COARSE_ROUNDS) for _ in range(tries)
+        ]
+        average, _ = max(coarse, key=itemgetter(1))
+    else:
+        average = torch.as_tensor(start.volume)
+    average, _ = improved(average, _FINE_ROUNDS)
     wedges = torch.stack([some.wedge for some in seen])
     return Template(volume=average.cpu().numpy(), wedges=wedges.cpu().numpy())
 
@@ -264,7 +264,7 @@ def _of_random_turns(seen: Sequence[_Seen], boxes: _Boxes, rng: np.random.Genera
     for some in seen:
         count, shifts, _ = some.particles.shape
         turns = _matrices(Rotation.random(count, random_state=rng))
-        total.add(some, some.particles[:, shifts // 2], turns, torch.ones(count))
+        total.add(some, torch.arange(count) * shifts + shifts // 2, turns, torch.ones(count))
     return total.average(_FIRST_DETAIL)
 
 
@@ -288,16 +288,15 @@ def _improved(
     total, fit = _Sum(boxes), 0.0
     for some in seen:
         count, shifts, _ = some.particles.shape
-        flat = some.particles.flatten(0, 1)
         # Each round another grid, so that none of its gaps stays one.
         turns = _matrices(Rotation.random(random_state=rng) * even_rotations(orientations))
-        every = flat @ boxes.turned(average, turns, some.wedge).T
-        best, at = every.reshape(count, -1).topk(_LIKELIEST, dim=1)
+        fits = some.particles.flatten(0, 1) @ boxes.turned(average, turns, some.wedge).T
+        best, at = fits.reshape(count, -1).topk(_LIKELIEST, dim=1)
         chances = torch.softmax(_SHARPNESS * best, dim=1)
         fit += float(torch.logsumexp(_SHARPNESS * best, dim=1).sum()) / _SHARPNESS
         likely = chances > 0.01
-        at_rows = (torch.arange(count)[:, None] * shifts + at // len(turns))[likely]
-        total.add(some, flat[at_rows], turns[(at % len(turns))[likely]], chances[likely])
+        rows = (torch.arange(count)[:, None] * shifts + at // len(turns))[likely]
+        total.add(some, rows, turns[(at % len(turns))[likely]], chances[likely])
     return total.average(detail), fit / sum(len(some.particles) for some in seen)
 
 
@@ -309,12 +308,15 @@ class _Sum:
         self._total, self._weight = torch.zeros(2, len(boxes.places))
         self._chances = 0.0
 
-    def add(self, seen: _Seen, voxels: Tensor, turns: Tensor, chances: Tensor) -> None:
-        """Add (n, v) particles that are turned by (n, 3, 3), with (n,) chances."""
-        back = turns.transpose(1, 2)
-        for some in torch.split(torch.arange(len(voxels)), _AT_ONCE):
+    def add(self, seen: _Seen, rows: Tensor, turns: Tensor, chances: Tensor) -> None:
+        """Add particles at shifts, (n,) rows of all of these, with (n,) chances.
+
+        They are turned by (n, 3, 3), and turned back.
+        """
+        particles, back = seen.particles.flatten(0, 1), turns.transpose(1, 2)
+        for some in torch.split(torch.arange(len(rows)), _AT_ONCE):
             passed = seen.passed.expand(len(some), -1, -1, -1)
-            both = torch.stack([self._boxes.filled(voxels[some]), passed], dim=1)
+            both = torch.stack([self._boxes.filled(particles[rows[some]]), passed], dim=1)
             turned = self._boxes.sampled(both, back[some])
             self._total += chances[some] @ turned[:, 0]
             self._weight += chances[some] @ turned[:, 1]
@@ -421,29 +423,27 @@ class _Boxes:
     def compared(self, blocks: Tensor, axes: Tensor | None = None) -> Tensor:
         """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1.
 
-        With (v, k) axes, (n, s, k) along those.
+        With (v, k) axes of such voxels, (n, s, k) along those.
         """
+        reach = max(map(max, _SHIFTS))
+        near, wide = slice(_MARGIN - reach, _MARGIN + self.side + reach), self.side + 2 * reach
         # A voxel of all boxes lies together, so that those of the ball are copied in long pieces.
-        near = slice(_MARGIN - 1, _MARGIN + self.side + 1)
-        every = blocks[:, near, near, near].flatten(1).T.contiguous()
-        wide = self.side + 2
-        at = self.places.long() + self.half + 1
-        share = self.weights / self.weights.sum()
-        root = self.weights.sqrt()[:, None]
+        every = blocks[:, near, near, near].permute(1, 2, 3, 0).reshape(-1, len(blocks))
+        steps = torch.tensor([wide**2, wide, 1])
+        middle = ((self.places.long() + self.half + reach) * steps).sum(1)
+        root, total = self.weights.sqrt()[:, None], self.weights.sum()
         along = None if axes is None else (axes * root).T.contiguous()
-        parts = []
-        for shift in _SHIFTS:
-            z, y, x = (at + torch.as_tensor(shift)).unbind(1)
-            voxels = every[(z * wide + y) * wide + x]
-            mean = share @ voxels
-            square = (self.weights @ voxels.square() - self.weights.sum() * mean**2).clamp(min=0)
+        length = len(middle) if along is None else len(along)
+        found = torch.empty(len(blocks), len(_SHIFTS), length)
+        for number, (z, y, x) in enumerate(_SHIFTS):
+            voxels = every[middle + (z * wide + y) * wide + x]
+            mean = self.weights @ voxels / total
+            square = (self.weights @ voxels.square() - total * mean**2).clamp(min=0)
             norm = square.sqrt().clamp(min=1e-6)
-            if along is None:
-                parts.append((voxels - mean) * root / norm)
-            else:
-                # The mean is taken off the products, which are fewer.
-                parts.append((along @ voxels - along.sum(1, keepdim=True) * mean) / norm)
-        return torch.stack(parts).permute(2, 0, 1).contiguous()
+            # Axes have no mean of their own, and so see none.
+            along_axes = (voxels - mean) * root if along is None else along @ voxels
+            found[:, number] = (along_axes / norm).T
+        return found
 
     def normalised(self, boxes: Tensor) -> Tensor:
         """(n, v) voxels of the ball of (n, side, side, side), weighed, mean 0 and norm 1."""
