@@ -34,12 +34,13 @@ def test_aligned_particles_are_averaged(monkeypatch):
     monkeypatch.setattr("tomopicker.template._FINE_ROUNDS", [])
     weight = {"inference__template_weight": 50.0}
     task = task_of("default", validation=True, clicks=8, **weight)
-    heard, asked = [], []
+    heard, asked, unseen = [], [], []
 
-    def fit(scores, contrasts, chances, *, most, known_gain, **peaks):
+    def fit(scores, contrasts, chances, *, is_unseen, most, known_gain, **peaks):
         is_labelled = peaks["is_labelled"]
         lengths = {len(values) for values in (scores, contrasts, chances, *peaks.values())}
         asked.append((len(lengths), np.isfinite(contrasts).all(), most, known_gain))
+        unseen.append(bool(is_unseen))
         assert len(scores) > np.sum(is_labelled) > 0
         return Mixture(weight=7.0, gain=0.01, chances=chances)
 
@@ -50,6 +51,7 @@ def test_aligned_particles_are_averaged(monkeypatch):
     assert calibrated.description.template_weight == 7
     # No other peak joins them, so there is no second average.
     assert asked == [(1, True, 50, None)]
+    assert unseen == [True]  # What was learned from is in another tomogram.
     assert calibrated.description.aligned == 8
     assert heard == sorted(heard)
     assert heard[-1] == 1

@@ -26,13 +26,14 @@ class Peaks:
         self.tomograms = np.zeros(400, dtype=np.intp)
 
     def fit(
-        self, most: float = 500.0, known_gain: float | None = None
+        self, most: float = 500.0, known_gain: float | None = None, *, is_unseen: bool = False
     ) -> tuple[float, float, Floats]:
         fitted = fit_mixture(
             self.scores,
             self.contrasts,
             self.chances,
             is_labelled=self.is_labelled,
+            is_unseen=is_unseen,
             is_aligned=self.is_aligned,
             tomograms=self.tomograms,
             most=most,
@@ -66,6 +67,13 @@ def test_contrast_that_tells_little_does_not_lose_its_weight_to_the_score() -> N
     weights = [Peaks(seed, apart=1.5).fit()[0] for seed in range(10)]
     assert min(weights) > 100
     assert np.median(weights) == pytest.approx(150, rel=0.25)
+
+
+def test_a_tomogram_of_which_all_is_labelled_tells_the_weight() -> None:
+    """Among the others no particle is left; what those score that were held out tells of them."""
+    found = [Peaks(seed, apart=2.0, labelled=120).fit(is_unseen=True)[0] for seed in range(8)]
+    assert 180 < np.median(found) < 240  # 200
+    assert 120 < min(found) < max(found) < 400
 
 
 def test_contrast_that_tells_nothing_counts_nothing() -> None:

@@ -72,6 +72,7 @@ def fit_mixture(
     chances: Floats,
     *,
     is_labelled: NDArray[np.bool_],
+    is_unseen: bool = False,
     is_aligned: NDArray[np.bool_],
     tomograms: NDArray[np.intp],
     most: float,
@@ -86,7 +87,10 @@ def fit_mixture(
     chances
         (n,) of being a particle, by the score alone; those of labelled ones are not looked at.
     is_labelled
-        (n,) whether it is a labelled particle. How these score says nothing.
+        (n,) whether it is a labelled particle.
+    is_unseen
+        Whether all of these were held out, so that what they score tells of particles. Else it says
+        nothing, as the network has learned from them.
     is_aligned
         (n,) whether it is in the average.
     tomograms
@@ -103,11 +107,11 @@ def fit_mixture(
     units, fits = scores / spread, contrasts / deviation
     # The score, and a constant for each tomogram.
     terms = np.column_stack([units, tomograms[:, None] == np.unique(tomograms)])
-    unlabelled = ~is_labelled
+    told = np.ones(len(scores), dtype=bool) if is_unseen else ~is_labelled
     odds = np.where(is_labelled, _LABELLED, logit(np.clip(chances, 1e-4, 1 - 1e-4)))
     share = expit(odds)
     gain = (known_gain or 0.0) / deviation
-    line = first = _line(terms[unlabelled], expit(odds[unlabelled]))
+    line = first = _line(terms[told], expit(odds[told]))
     steepest = _GREATEST_SLOPE * max(first[0], _RIDGE)
     own = fits - gain * is_aligned
     for number in range(_ROUNDS):
@@ -121,7 +125,7 @@ def fit_mixture(
         slope = (particle - other) / variance
         share = expit(odds + slope * (own - (particle + other) / 2))
         if number >= _WITH_FIRST_ODDS:
-            line = _line(terms[unlabelled], share[unlabelled], line, steepest=steepest)
+            line = _line(terms[told], share[told], line, steepest=steepest)
             odds = np.where(is_labelled, _LABELLED, terms @ line)
     if line[0] <= _LEAST_SLOPE * max(first[0], 0.0):
         return nothing
