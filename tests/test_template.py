@@ -81,7 +81,8 @@ def template(cell):
     features, mine, _ = cell
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(module, "_FINE_ROUNDS", FAST)
-        return learn_template([(features, mine[:40])], radius=RADIUS, rng=np.random.default_rng(0))
+        rng = np.random.default_rng([0, 3])
+        return learn_template([(features, mine[:40])], radius=RADIUS, rng=rng)
 
 
 def better(ones, others):
@@ -93,7 +94,7 @@ def test_of_two_shapes_with_one_radial_average_the_clicked_one_stands_out(cell, 
     features, mine, others = cell
     unseen = mine[40:]
     found = [contrasts(features, some, template, radius=RADIUS) for some in (unseen, others)]
-    assert better(*found) > 0.85
+    assert better(*found) > 0.9
     assert np.median(found[0]) > 0
     empty = np.array([[23.0, y, 20.5] for y in range(20, 110, 9)])
     assert better(found[0], contrasts(features, empty, template, radius=RADIUS)) > 0.9

@@ -288,7 +288,7 @@ def _with_shape(
         joined = likely_particles(task, peaks, chances, share=share)
         before, is_aligned = is_aligned, trained | np.concatenate(joined)
         if number and (is_aligned == before).all():
-            break  # Nobody new: the average is the best of three starts already.
+            break  # Nobody new is aligned: the average stays as it is.
         checkpoint = _with_template(
             task,
             checkpoint,

@@ -44,12 +44,11 @@ def streamed_bytes(settings: Network, dtype: torch.dtype) -> float:
     """
     stride = settings.stride
     side = 2 * stride
-    # The layers together reach over less than this; after it memory grows no more.
-    count = 16
     with torch.device("meta"):
         network = folded(build(settings), dtype=dtype)
         shape = (1, 1 + settings.filter_channel, stride, side, side)
-        slabs = (torch.empty(shape, dtype=dtype) for _ in range(count))
+        # The layers together reach over less than 16; after it memory grows no more.
+        slabs = (torch.empty(shape, dtype=dtype) for _ in range(16))
         with torch.inference_mode(), _Held() as held:
             for _ in stream(network, slabs):
                 pass

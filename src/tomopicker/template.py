@@ -441,8 +441,8 @@ class _Boxes:
             square = (self.weights @ voxels.square() - total * mean**2).clamp(min=0)
             norm = square.sqrt().clamp(min=1e-6)
             # Axes have no mean of their own, and so see none.
-            along_axes = (voxels - mean) * root if along is None else along @ voxels
-            found[:, number] = (along_axes / norm).T
+            values = (voxels - mean) * root if along is None else along @ voxels
+            found[:, number] = (values / norm).T
         return found
 
     def normalised(self, boxes: Tensor) -> Tensor:
