@@ -117,6 +117,20 @@ def test_the_scores_are_the_same_however_little_memory_there_is():
     assert len(_tiles(checkpoint, tomogram, memory=1)) == 1
 
 
+def test_memory_too_little_for_any_tile_takes_one_that_holds_least_not_the_smallest():
+    """Where the halo is as long as the tomogram, small tiles read all of it, again and again."""
+    checkpoint = _checkpoint(network__architecture="unet", network__channels=[1, 1, 1, 1])
+    assert len(_tiles(checkpoint, _tomogram(shape=(8, 40, 64)), memory=1e-9)) == 1
+
+
+def test_tiles_that_would_mostly_be_halo_are_made_larger_unasked(monkeypatch):
+    checkpoint, tomogram = _checkpoint(), _tomogram(shape=(8, 240, 240))
+    monkeypatch.setattr(inference, "automatic_bytes", lambda _: (1e6, 1e9))
+    assert len(_tiles(checkpoint, tomogram)) <= 4
+    monkeypatch.setattr(inference, "automatic_bytes", lambda _: (1e6, 1e6))
+    assert len(_tiles(checkpoint, tomogram)) > 4
+
+
 def _tiles(checkpoint, tomogram, **inference):
     """Corners of the tiles that a tomogram is scored in."""
     config = checkpoint.description.config

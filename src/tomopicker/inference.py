@@ -63,6 +63,7 @@ _JUDGED = 0.7
 """Of those, the best ones, by which a tomogram is judged. Contrasts scatter, so that some peaks
 below the ones that are compared would score as the last of these do: there the list has gaps."""
 
+_TOO_MUCH = 2.0  # times its own voxels that a tomogram's tiles read, halos and all
 _SLAB = 32  # planes to smooth at a time
 _BLUR_SIGMAS = 3.0
 
@@ -669,32 +670,38 @@ def _kept(features: Features, window: Window, *, multiple: int = 1) -> Window | 
 def _sides(
     box: Window, shape: Shape, config: Config, dtype: torch.dtype, *, halo: int, device: str
 ) -> Shape:
-    """Sides of the tiles of a box that read least and fit the memory; along z all of it is one."""
+    """Sides of the tiles of a box that read least and fit the memory; along z all of it is one.
+
+    Memory that nobody spoke of is what is enough, or more where tiles that fit it read too much.
+    """
     stride = config.network.stride
     each = streamed_bytes(config.network, dtype)
     if config.inference.flips:
         each += 4 * box.shape[0]  # their sum
     memory = config.inference.memory
-    allowed = automatic_bytes(device) if memory is None else memory * 1e9
-    best: tuple[int, Shape] | None = None
+    limits = automatic_bytes(device) if memory is None else (memory * 1e9,)
     z, y, x = box.shape
     # A box has a halo of its own on faces that are not the volume's.
     beside_y, beside_x = (
         min(start, halo) + min(length - start - size, halo)
         for start, size, length in zip(box.corner[1:], box.shape[1:], shape[1:], strict=True)
     )
+    ways: list[tuple[int, int, Shape]] = []  # voxels that the largest tile reads, and that all do
     # Of equal ones the most rows, with each of which some of the correlation can be let go.
     for columns, rows in product(range(1, x // stride + 1), range(1, y // stride + 1)):
         high, wide = -(-y // rows), -(-x // columns)
         # Tiles in the middle have a halo on both sides, those of one or two none or one.
         around_y = min(halo * (rows - 1) + beside_y, 2 * halo)
         around_x = min(halo * (columns - 1) + beside_x, 2 * halo)
-        area = (high + around_y) * (wide + around_x)
+        area = min(high + around_y, y + beside_y) * min(wide + around_x, x + beside_x)
         read = (y + 2 * halo * (rows - 1) + beside_y) * (x + 2 * halo * (columns - 1) + beside_x)
-        if area * each <= allowed and (best is None or read < best[0]):
-            best = read, (z, high, wide)
-    # Where not even the smallest is allowed it is tried all the same.
-    return (z, stride, stride) if best is None else best[1]
+        ways.append((area, read, (z, high, wide)))
+    for limit in limits:
+        fitting = [way for way in ways if way[0] * each <= limit]
+        best = min(fitting or [min(ways)], key=lambda way: way[1])
+        if best[1] <= _TOO_MUCH * y * x:
+            break
+    return best[2]
 
 
 def _halves(tile: Tile, shape: Shape, *, halo: int, multiple: int, device: str) -> list[Tile]:
