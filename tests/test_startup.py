@@ -57,6 +57,25 @@ def test_picking_leaves_out_the_slow_parts_of_scipy(environment: dict[str, str])
     assert "scipy" in imported(environment, script, "tomopicker.inference")
 
 
+def test_scoring_leaves_out_torchs_compiler(environment: dict[str, str]) -> None:
+    """It would take longer than a small tomogram does."""
+    script = (
+        "import sys, numpy as np\n"
+        "from tomopicker.config import preset\n"
+        "from tomopicker.features import Features\n"
+        "from tomopicker.inference import score\n"
+        "from tomopicker.network import build\n"
+        "from tomopicker.preprocess import Normalisation\n"
+        "data = np.random.default_rng(0).normal(size=(8, 16, 16))\n"
+        "features = Features(data=data, normalisation=Normalisation.of(data, source='x'))\n"
+        "settings = {'network.filter_channel': False, 'network.channels': [2, 3]}\n"
+        "config = preset('default', radius_angstrom=30, voxel_size=10.0, overrides=settings)\n"
+        "assert np.isfinite(score(features, build(config.network), config)).all()\n"
+        "assert 'torch._dynamo' not in sys.modules\n"
+    )
+    assert "torch" in imported(environment, script)
+
+
 @pytest.mark.parametrize(
     "command",
     [
