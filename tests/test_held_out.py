@@ -34,14 +34,15 @@ def test_aligned_particles_are_averaged(monkeypatch):
     monkeypatch.setattr("tomopicker.template._FINE_ROUNDS", [])
     weight = {"inference__template_weight": 50.0}
     task = task_of("default", validation=True, clicks=8, **weight)
-    heard, asked, unseen = [], [], []
+    heard, asked, learned_from = [], [], []
 
-    def fit(scores, contrasts, chances, *, is_unseen, most, known_gain, **peaks):
+    def fit(scores, contrasts, chances, *, most, known_gain, **peaks):
         is_labelled = peaks["is_labelled"]
         lengths = {len(values) for values in (scores, contrasts, chances, *peaks.values())}
         asked.append((len(lengths), np.isfinite(contrasts).all(), most, known_gain))
-        unseen.append(bool(is_unseen))
+        learned_from.append(int(np.sum(peaks["is_trained"])))
         assert len(scores) > np.sum(is_labelled) > 0
+        assert not np.any(peaks["is_trained"] & ~is_labelled)
         return Mixture(weight=7.0, gain=0.01, chances=chances)
 
     monkeypatch.setattr("tomopicker.held_out.fit_mixture", fit)
@@ -51,7 +52,7 @@ def test_aligned_particles_are_averaged(monkeypatch):
     assert calibrated.description.template_weight == 7
     # No other peak joins them, so there is no second average.
     assert asked == [(1, True, 50, None)]
-    assert unseen == [True]  # What was learned from is in another tomogram.
+    assert learned_from == [0]  # It is in another tomogram.
     assert calibrated.description.aligned == 8
     assert heard == sorted(heard)
     assert heard[-1] == 1
@@ -65,6 +66,7 @@ def test_aligned_particles_are_averaged(monkeypatch):
     # Where nothing is held out, too.
     alone = task_of("default", clicks=10, **weight)
     assert calibrate(alone, checkpoint).description.template_weight == 7
+    assert 0 < learned_from[1] <= len(alone.training[0].centres)
     # Where it is worth nothing, the scores are as they were, and no second one is made. An earlier
     # calibration leaves nothing.
     del asked[:]

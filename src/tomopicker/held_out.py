@@ -308,7 +308,7 @@ def _with_shape(
             contrasts[told],
             first_chances,
             is_labelled=is_labelled,
-            is_unseen=not trained.any(),
+            is_trained=trained[told],
             is_aligned=is_aligned[told],
             tomograms=tomograms[told],
             most=task.config.inference.template_weight,

@@ -8,8 +8,13 @@ the score. Then the log odds by both are linear as well:
 
     slope score + (m₁ - m₀) / v contrast + constant,
 
-and the contrast counts (m₁ - m₀) / (v slope) times as much as the score. The values are found by
-expectation maximisation from the chances that the scores alone give (McLachlan and Peel 2000).
+and the contrast counts (m₁ - m₀) / (v slope) times as much as the score. The values are those of
+the greatest likelihood of the contrasts (a mixture whose proportions depend on a covariate,
+McLachlan and Peel 2000) and of the labels of the particles that were held out, a part of all that
+is found, too (positive-unlabelled data, Elkan and Noto 2008). How steeply the odds rise shows
+little in them: for four hundred peaks two slopes that differ by a factor of two have log
+likelihoods that differ by 1 to 4. So the slope has a prior, about a share of what the calibration
+makes it, which is too steep where look-alikes score high.
 
 In several tomograms the odds rise alike from another constant each, as their scores differ.
 
@@ -17,13 +22,16 @@ What is in the average fits it better, as its noise is in there, too: by one gai
 which is a value to be found like the others. It is told by particles that are not in the average:
 where there are none it stays 0.
 
+Contrasts may be of two kinds that are not particles and others. So scores and labels must tell the
+two apart: without them the contrasts must be less likely.
+
 Within either kind score and contrast are taken for independent. A contrast that says nothing but
 what the score says gets a weight nonetheless, though less than one that tells something.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -35,20 +43,20 @@ if TYPE_CHECKING:
 
     from tomopicker.types import Floats
 
-_ROUNDS, _WITH_FIRST_ODDS = 40, 6
-"""Of expectation maximisation, and in how many of them the odds by the score stay what they were.
-All have settled within a sixth by then."""
-
 _LABELLED = 3.0
 """Log odds of a labelled peak: one in twenty may be some other one, a particle's neighbour."""
 
+_SLOPE, _SCATTER = 0.6, 0.2
+"""Of the slope of the odds by the score, in units of what the calibration makes it: mean and
+deviation of its normal prior. In simulations of ribosomes it was 0.4 to 0.9."""
+_LEAST_EVIDENCE = 5.0
+"""Log likelihood of the contrasts that scores and labels must add."""
+_NOBODY = -40.0
+"""Log odds that a particle was held out, where none was."""
+_LEAST_VARIANCE = 1e-3
+"""Of the contrasts of either kind, in units of the variance of all."""
 _RIDGE = 1e-3
-"""Of the regression on the score, which else has no end where all chances are 0 or 1."""
-_LEAST_SLOPE = 0.2
-"""Of the odds by the score, of what it was at first: below it, what the contrasts tell apart has
-nothing to do with particles. In simulations of ribosomes and TRiC it was 0.4 to 2.4."""
-_GREATEST_SLOPE = 1.25
-"""As that; else the odds may rise without end, as a regression on its own results allows."""
+"""Of the first regression on the score, which else has no end where all chances are 0 or 1."""
 _LEAST_SHARE = 0.05
 """Of the greatest weight: below it is none."""
 
@@ -72,7 +80,7 @@ def fit_mixture(
     chances: Floats,
     *,
     is_labelled: NDArray[np.bool_],
-    is_unseen: bool = False,
+    is_trained: NDArray[np.bool_],
     is_aligned: NDArray[np.bool_],
     tomograms: NDArray[np.intp],
     most: float,
@@ -88,9 +96,8 @@ def fit_mixture(
         (n,) of being a particle, by the score alone; those of labelled ones are not looked at.
     is_labelled
         (n,) whether it is a labelled particle.
-    is_unseen
-        Whether all of these were held out, so that what they score tells of particles. Else it says
-        nothing, as the network has learned from them.
+    is_trained
+        (n,) whether it is one of these that the network has learned from: its score says nothing.
     is_aligned
         (n,) whether it is in the average.
     tomograms
@@ -101,43 +108,151 @@ def fit_mixture(
         To be given where what is in the average was chosen by its contrasts, and fits well anyway.
     """
     nothing = Mixture(weight=0.0, gain=0.0, chances=chances)
-    if is_labelled.all() or np.ptp(scores) == 0 or np.ptp(contrasts) == 0:
+    if is_trained.all() or np.ptp(scores) == 0 or np.ptp(contrasts) == 0:
         return nothing
     spread, deviation = float(scores.std()), float(contrasts.std())
-    units, fits = scores / spread, contrasts / deviation
-    # The score, and a constant for each tomogram.
-    terms = np.column_stack([units, tomograms[:, None] == np.unique(tomograms)])
-    told = np.ones(len(scores), dtype=bool) if is_unseen else ~is_labelled
-    odds = np.where(is_labelled, _LABELLED, logit(np.clip(chances, 1e-4, 1 - 1e-4)))
-    share = expit(odds)
-    gain = (known_gain or 0.0) / deviation
-    line = first = _line(terms[told], expit(odds[told]))
-    steepest = _GREATEST_SLOPE * max(first[0], _RIDGE)
-    own = fits - gain * is_aligned
-    for number in range(_ROUNDS):
-        particle, other = (float(of @ own / max(of.sum(), 1e-9)) for of in (share, 1 - share))
-        if known_gain is None and is_aligned.any():
-            means = share * particle + (1 - share) * other
-            gain = max(float((fits - means)[is_aligned].mean()), 0.0)
-            own = fits - gain * is_aligned
-        away = share @ (own - particle) ** 2 + (1 - share) @ (own - other) ** 2
-        variance = max(float(away) / len(own), 1e-6)
-        slope = (particle - other) / variance
-        share = expit(odds + slope * (own - (particle + other) / 2))
-        if number >= _WITH_FIRST_ODDS:
-            line = _line(terms[told], share[told], line, steepest=steepest)
-            odds = np.where(is_labelled, _LABELLED, terms @ line)
-    if line[0] <= _LEAST_SLOPE * max(first[0], 0.0):
+    is_in = (tomograms[:, None] == np.unique(tomograms)).astype(np.float64)
+    calibrated = np.where(is_labelled, _LABELLED, logit(np.clip(chances, 1e-4, 1 - 1e-4)))
+    terms = np.column_stack([scores / spread, is_in])
+    first = _line(terms[~is_trained], expit(calibrated[~is_trained]))
+    if first[0] <= 0:
         return nothing
-    weight = float(slope / line[0] * spread / deviation)
+    peaks = _Peaks(
+        odds=terms @ first,
+        is_in=is_in,
+        fits=contrasts / deviation,
+        is_labelled=is_labelled,
+        is_held_out=is_labelled & ~is_trained,
+        is_aligned=is_aligned,
+        gain=None if known_gain is None else known_gain / deviation,
+    )
+    found = _fitted(peaks)
+    # The same contrasts, where neither score nor label says which of the two kinds a peak is.
+    none = np.zeros_like(is_labelled)
+    alike = _fitted(replace(peaks, is_labelled=none, is_held_out=none), is_level=True)
+    if found.slope <= 0 or found.likelihood - alike.likelihood < _LEAST_EVIDENCE:
+        return nothing
+    weight = found.apart / found.variance / deviation / (found.slope * first[0] / spread)
     if weight <= _LEAST_SHARE * most:
         return nothing
-    return Mixture(weight=min(weight, most), gain=gain * deviation, chances=share)
+    return Mixture(weight=min(weight, most), gain=found.gain * deviation, chances=found.shares)
 
 
-def _line(
-    terms: Floats, shares: Floats, start: Floats | None = None, *, steepest: float | None = None
-) -> Floats:
+@dataclass(frozen=True, kw_only=True)
+class _Peaks:
+    """What is known of n peaks of t tomograms."""
+
+    odds: Floats
+    """(n,) log odds by the score, as the calibration has them."""
+    is_in: Floats
+    """(n, t) 1 for the tomogram that it is in, 0 for others."""
+    fits: Floats
+    """(n,) contrast, in units of the deviation of all."""
+    is_labelled: NDArray[np.bool_]
+    is_held_out: NDArray[np.bool_]
+    """(n,) whether it is a labelled one whose score tells of particles."""
+    is_aligned: NDArray[np.bool_]
+    gain: float | None
+    """In units as `fits`; None where it is to be found."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Fitted:
+    """Values of a mixture."""
+
+    slope: float
+    """Of the odds by the score, in units of the calibration's."""
+    apart: float
+    """Mean contrast of particles less that of others, in units as `_Peaks.fits`."""
+    variance: float
+    gain: float
+    shares: Floats
+    """(n,) chance of being a particle."""
+    likelihood: float
+    """Logarithm of that of the contrasts."""
+
+
+def _fitted(peaks: _Peaks, *, is_level: bool = False) -> _Fitted:
+    """Find the values of the greatest posterior; level odds have no slope.
+
+    With the chance p by the score, the densities f₁ and f₀ of a particle's and another's contrast,
+    and the share a of particles that was held out, an unlabelled peak adds the logarithm of
+    (1 - a) p f₁ + (1 - p) f₀, one that was held out that of a p (0.95 f₁ + 0.05 f₀), and one that
+    was learned from that of 0.95 f₁ + 0.05 f₀.
+    """
+    is_unlabelled, held_out = ~peaks.is_labelled, peaks.is_held_out
+    tomograms = peaks.is_in.shape[1]
+
+    def read(values: Floats) -> tuple[Floats, Floats, Floats, Floats]:
+        """Log odds by the score, with the label, own fits less others' mean, odds by all three."""
+        other, apart, log_variance, gain, asked = values[1 + tomograms :]
+        odds = values[0] * peaks.odds + peaks.is_in @ values[1 : 1 + tomograms]
+        # Particles that were held out are not among the unlabelled.
+        known = np.where(peaks.is_labelled, _LABELLED, odds - np.logaddexp(0, asked))
+        own = peaks.fits - gain * peaks.is_aligned - other
+        return odds, known, own, known + apart * (own - apart / 2) / np.exp(log_variance)
+
+    def likelihood(values: Floats) -> float:
+        """Logarithm of that of the contrasts."""
+        _, known, own, after = read(values)
+        near = -(own**2 / np.exp(values[-3]) + values[-3]) / 2
+        return float((near + np.logaddexp(0, after) - np.logaddexp(0, known)).sum())
+
+    def loss(values: Floats) -> tuple[float, Floats]:
+        odds, known, own, after = read(values)
+        apart, variance, asked = values[-4], np.exp(values[-3]), values[-1]
+        # That just those which were held out are labelled.
+        value = likelihood(values)
+        value += is_unlabelled @ (np.logaddexp(0, known) - np.logaddexp(0, odds))
+        value -= held_out @ (np.logaddexp(0, -odds) + np.logaddexp(0, -asked))
+        shares = expit(after)
+        rise = is_unlabelled * (shares - expit(odds)) + held_out * expit(-odds)
+        slope = rise @ peaks.odds
+        if not is_level:
+            value -= (values[0] - _SLOPE) ** 2 / (2 * _SCATTER**2)
+            slope += (_SLOPE - values[0]) / _SCATTER**2
+        left = (own - shares * apart) / variance
+        away = (own**2 - shares * apart * (2 * own - apart)) / variance
+        unasked = is_unlabelled @ shares
+        slopes = [
+            *(slope, *(rise @ peaks.is_in)),
+            *(left.sum(), shares @ (own - apart) / variance, (away - 1).sum() / 2),
+            left @ peaks.is_aligned,
+            held_out.sum() * expit(-asked) - unasked * expit(asked),
+        ]
+        return -float(value), -np.array(slopes)
+
+    known_gain = 0.0 if not peaks.is_aligned.any() else peaks.gain
+    most_asked = None if held_out.any() else _NOBODY
+    found = minimize(
+        loss,
+        [
+            *(0.0 if is_level else _SLOPE, *np.zeros(tomograms)),
+            *(float(peaks.fits.mean()), 1.0, 0.0, known_gain or 0.0, most_asked or 0.0),
+        ],
+        jac=True,
+        method="L-BFGS-B",
+        bounds=[
+            (0.0, 0.0 if is_level else None),
+            *[(None, None)] * (tomograms + 1),
+            (0.0, None),
+            (np.log(_LEAST_VARIANCE), None),
+            (0.0, None) if known_gain is None else (known_gain, known_gain),
+            (most_asked, most_asked),
+        ],
+        options={"maxiter": 1000},
+    ).x
+    return _Fitted(
+        slope=float(found[0]),
+        apart=float(found[-4]),
+        variance=float(np.exp(found[-3])),
+        gain=float(found[-2]),
+        shares=expit(read(found)[-1]),
+        likelihood=likelihood(found),
+    )
+
+
+def _line(terms: Floats, shares: Floats) -> Floats:
     """(k,) slope and constants of the log odds, by logistic regression of (n,) shares on (n, k)."""
     ridge = np.zeros(terms.shape[1])
     ridge[0] = _RIDGE
@@ -148,7 +263,5 @@ def _line(
         slopes = terms.T @ (expit(odds) - shares) + ridge * line
         return float(value.sum() + ridge @ line**2 / 2), slopes
 
-    start = np.zeros(len(ridge)) if start is None else start
-    bounds = [(None, steepest), *[(None, None)] * (len(ridge) - 1)]
-    found: Floats = minimize(loss, start, jac=True, method="L-BFGS-B", bounds=bounds).x
+    found: Floats = minimize(loss, np.zeros(len(ridge)), jac=True, method="L-BFGS-B").x
     return found
