@@ -217,6 +217,10 @@ def test_places_are_compared_at_every_shift(radius):
     # Along axes that have no mean, as templates have none.
     axes = boxes.normalised(torch.randn(4, *(boxes.side,) * 3, generator=generator)).T
     torch.testing.assert_close(boxes.compared(blocks, axes), found @ axes, atol=1e-5, rtol=0)
+    # And at some of the shifts of each.
+    some = torch.randint(19, (5, 3), generator=generator)
+    expected = torch.stack([(of @ axes)[at] for of, at in zip(found, some, strict=True)])
+    torch.testing.assert_close(boxes.compared_at(blocks, some, axes), expected, atol=1e-5, rtol=0)
 
 
 def test_tomograms_of_one_tilt_scheme_share_what_the_template_looks_like(cell, monkeypatch):

@@ -72,9 +72,10 @@ _COMPONENTS = 384
 """Of the templates of all three kinds, which hold 98 % of them at this resolution."""
 _OF_WHICH_ONE = 3
 """Of so many templates one tells how they vary."""
-_COARSE = 10
-"""Of so many templates one is tried at all shifts, and the others at the best few of these."""
-_SHIFTS_KEPT = 4
+_ROUGH, _COARSE = 48, 10
+"""Components that are looked at to choose the shifts, and of so many templates the one that is. All
+of both are compared at the best few shifts."""
+_SHIFTS_KEPT = 6
 _SAME_WEDGE = 0.04
 """Mean difference of the amplitudes that two wedges pass, below which they are taken for one. Two
 measurements of one differ by 0.02, a tilt range of 60 degrees from one of 54 by 0.07."""
@@ -209,14 +210,14 @@ def contrasts(
         axes, few, lengths = _shown(template, boxes, optics.wedge)
     else:
         axes, few, lengths = _shown_by_scheme(template, number, radius, str(optics.wedge.device))
-    coarse = few[:, ::_COARSE].contiguous()
+    rough, coarse = axes[:, :_ROUGH], few[:_ROUGH, ::_COARSE].contiguous()
     found = []
     for start in range(0, len(centres), _AT_ONCE):
         blocks = boxes.read(features, centres[start : start + _AT_ONCE])
-        places = boxes.compared(optics.whitened(blocks), axes)
-        best = (places @ coarse).amax(dim=2).topk(_SHIFTS_KEPT, dim=1).indices
-        kept = places.gather(1, best[:, :, None].expand(-1, -1, places.shape[2]))
-        by_kind = torch.split(kept @ few, lengths, dim=2)
+        white = optics.whitened(blocks)
+        fits = (boxes.compared(white, rough) @ coarse).amax(dim=2)
+        best = fits.topk(_SHIFTS_KEPT, dim=1).indices
+        by_kind = torch.split(boxes.compared_at(white, best, axes) @ few, lengths, dim=2)
         fit, mirrored, lump = (some.amax(dim=(1, 2)) for some in by_kind)
         found.append(fit - (mirrored + lump) / 2)
         progress(min(1.0, (start + _AT_ONCE) / len(centres)))
@@ -445,12 +446,24 @@ class _Boxes:
             found[:, number] = (values / norm).T
         return found
 
+    def compared_at(self, blocks: Tensor, shifts: Tensor, axes: Tensor) -> Tensor:
+        """(n, s, k) as `compared` along (v, k) axes, at (n, s) numbers of shifts of each box."""
+        steps = torch.tensor([blocks.shape[-1] ** 2, blocks.shape[-1], 1])
+        middle = ((self.places.long() + self.half + _MARGIN) * steps).sum(1)
+        away = (torch.tensor(_SHIFTS) * steps).sum(1)[shifts]
+        at = (middle + away[:, :, None]).flatten(1)
+        voxels = blocks.flatten(1).gather(1, at).reshape(*shifts.shape, -1)
+        return self._normalised(voxels) @ axes
+
     def normalised(self, boxes: Tensor) -> Tensor:
         """(n, v) voxels of the ball of (n, side, side, side), weighed, mean 0 and norm 1."""
-        voxels = boxes.flatten(1)[:, self.inside]
-        mean = (voxels * self.weights).sum(1, keepdim=True) / self.weights.sum()
+        return self._normalised(boxes.flatten(1)[:, self.inside])
+
+    def _normalised(self, voxels: Tensor) -> Tensor:
+        """(..., v) voxels of the ball, weighed, mean 0 and norm 1."""
+        mean = (voxels @ self.weights)[..., None] / self.weights.sum()
         voxels = (voxels - mean) * self.weights.sqrt()
-        norm = voxels.square().sum(1, keepdim=True).sqrt().clamp(min=1e-6)
+        norm = voxels.square().sum(-1, keepdim=True).sqrt().clamp(min=1e-6)
         normalised: Tensor = voxels / norm
         return normalised
 
