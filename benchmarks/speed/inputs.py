@@ -66,7 +66,8 @@ def write_model(path: Path, *, side: int) -> None:
     it does here, whatever the noise says.
     """
     file = path.with_suffix(".mrc")
-    particles = write_tomogram(file, (side // 2, side, side), seed=1, particle_voxels=40_000)
+    # As many as in the tomograms that it picks: how many peaks are compared depends on it.
+    particles = write_tomogram(file, (side // 2, side, side), seed=1)
     settings = preset(
         "default",
         radius_angstrom=RADIUS_ANGSTROM,
