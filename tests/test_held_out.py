@@ -47,6 +47,13 @@ def test_aligned_particles_are_averaged(monkeypatch):
 
     monkeypatch.setattr("tomopicker.held_out.fit_mixture", fit)
     checkpoint = epochs_of(task)[-1].checkpoint
+    # So few that others are looked for, where the network has learned: two tomograms are scored.
+    more = calibrate(task, checkpoint).description
+    assert learned_from[0] > 0
+    assert asked[0] == (1, True, 50, None)
+    del asked[:], learned_from[:]
+    # No more than are there are needed.
+    monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 8)
     calibrated = calibrate(task, checkpoint, progress=heard.append)
     assert calibrated.template is not None
     assert calibrated.description.template_weight == 7
@@ -63,6 +70,8 @@ def test_aligned_particles_are_averaged(monkeypatch):
     scores = [one.description.calibration.raw_scores for one in (calibrated, plain)]
     assert len(scores[0]) == len(scores[1])
     assert scores[0] != scores[1]
+    # And the first tomogram has no say there.
+    assert more.calibration.labelled == plain.description.calibration.labelled
     # Where nothing is held out, too.
     alone = task_of("default", clicks=10, **weight)
     assert calibrate(alone, checkpoint).description.template_weight == 7
@@ -211,9 +220,9 @@ def test_likely_particles_are_unlabelled_peaks_where_others_were_learned_from(mo
     # With the two to learn from there are five at most: the likeliest of both tomograms.
     monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 5)
     assert likely() == [[], [0, 1, 2], [], []]
-    # And no more than a share of those that are expected. Two that are labelled and one that was
-    # rejected are no longer to be found.
-    hidden = 4 * chances.sum() - chances[:3].sum()
+    # And no more than a share of those that are expected in these two. Two that are labelled and
+    # one that was rejected are no longer to be found.
+    hidden = 2 * chances.sum() - chances[:3].sum()
     assert likely(share=2 / hidden) == [[], [0, 1], [], []]
     monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 1)
     assert likely() == [[]] * 4
@@ -262,7 +271,7 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     patches = {
         "score": lambda features, *_, **__: np.zeros(features.shape),
         "find_candidates": lambda *_, **__: (centres, scores),
-        "_chances_by_score": lambda *_, held_out: [by_score] if held_out else [],
+        "_chances_by_score": lambda *_, held_out, **__: [by_score] if held_out else [],
         "_SHARES_OF_HIDDEN": (1.2, 1.2),
         "learn_template": learn_template,
         "contrasts_of": contrasts_of,

@@ -99,6 +99,9 @@ def calibrate(
     particles of validation there is no mean to trust: training particles stay as they are.
     Those that were accepted from a list tell, with those rejected there, of the chance at their
     scores. A tomogram where nothing but such was labelled is left out.
+
+    Where validation has a tomogram of its own, those of training are scored only if their particles
+    are too few for an average, to find others for it.
     """
     # What an earlier calibration has left.
     checkpoint = replace(checkpoint, template=None)
@@ -114,11 +117,10 @@ def calibrate(
     parts = list(task.validation)
     if not held_out:
         parts += task.training
-    # Units of z differ between tomograms: one where nobody clicked tells of no particle's scores.
-    # Not by name: two sessions may both have a TS_01.
-    volumes = list(
-        {id(part.features): part.features for part in parts if not part.is_shown.all()}.values()
-    )
+    volumes = _clicked_in(parts)
+    calibrated = len(volumes)
+    if is_shaped and sum(len(part.centres) for part in task.training) < _ENOUGH_TO_ALIGN:
+        volumes += [own for own in _clicked_in(task.training) if not any(own is v for v in volumes)]
     end = _SCORING if is_shaped else 1.0
     share = end / max(len(volumes), 1)
     peaks: list[_Peaks] = []
@@ -136,10 +138,12 @@ def calibrate(
             task,
             checkpoint,
             peaks,
+            calibrated=calibrated,
             held_out=held_out,
             device=device,
             progress=_part(progress, end, 1.0),
         )
+    peaks = peaks[:calibrated]
     if held_out:
         peaks = as_unseen(peaks, task)
     progress(1.0)
@@ -170,9 +174,9 @@ def likely_particles(
         known = [*(part.centres for part in mine), *(part.rejected for part in mine)]
         # A particle may have a second peak, which is not to be averaged where it is held out.
         is_apart = KDTree(np.concatenate(known)).query(centres)[0] > task.radius
-        is_learned_from = any(len(part.centres) for part in trained)
-        free.append(is_apart)
-        joins.append(is_apart & (chance > _LIKELY) & is_learned_from)
+        is_free = is_apart & any(len(part.centres) for part in trained)
+        free.append(is_free)
+        joins.append(is_free & (chance > _LIKELY))
     every, is_in = np.concatenate(chances), np.concatenate(joins)
     most = max(_ENOUGH_TO_ALIGN - sum(len(part.centres) for part in task.training), 0)
     most = min(most, round(share * float(every[np.concatenate(free)].sum())))
@@ -215,11 +219,15 @@ def _best_first(features: Features, centres: NDArray[np.float64], scores: Floats
     return features, centres[order], scores[order]
 
 
-def _chances_by_score(task: Task, peaks: Sequence[_Peaks], *, held_out: bool) -> list[Floats]:
+def _chances_by_score(
+    task: Task, peaks: Sequence[_Peaks], *, calibrated: int, held_out: bool
+) -> list[Floats]:
     """(n,) chance that each peak is a particle, as far as the network can tell."""
+    known = peaks[:calibrated]
     if held_out:
-        peaks = _lowered(peaks, task)
-    calibration = _calibration([_best_first(*some) for some in peaks], task, held_out=held_out)
+        known = _lowered(known, task)
+    peaks = [*known, *peaks[calibrated:]]
+    calibration = _calibration([_best_first(*some) for some in known], task, held_out=held_out)
     every = []
     for _, _, scores in peaks:
         order = np.argsort(-scores, kind="stable")
@@ -253,6 +261,7 @@ def _with_shape(
     checkpoint: Checkpoint,
     peaks: Sequence[_Peaks],
     *,
+    calibrated: int,
     held_out: bool,
     device: str,
     progress: Callable[[float], None],
@@ -262,10 +271,11 @@ def _with_shape(
     The first average has what is likely by the scores alone, the others what is by shape, too; each
     goes on from the one before. The gain of being in the average is learned with the first, as the
     particles of the others were chosen by how they fit, and falls as one over their number. What
-    was rejected is known, and has no say.
+    was rejected is known, and has no say. The first `calibrated` tomograms tell the chances by
+    score.
     """
     every = peaks
-    by_score = _chances_by_score(task, peaks, held_out=held_out)
+    by_score = _chances_by_score(task, peaks, calibrated=calibrated, held_out=held_out)
     # Only the best are compared.
     most = [most_compared(checkpoint, features.shape) for features, _, _ in peaks]
     peaks = [(own, at[:n], scores[:n]) for (own, at, scores), n in zip(peaks, most, strict=True)]
@@ -419,6 +429,16 @@ def _part(progress: Callable[[float], None], start: float, end: float) -> Callab
 def _for_each(peaks: Sequence[_Peaks], values: NDArray[_Scalar]) -> list[NDArray[_Scalar]]:
     """Values of all peaks, in the order of their tomograms, of each tomogram."""
     return np.split(values, np.cumsum([len(scores) for _, _, scores in peaks])[:-1])
+
+
+def _clicked_in(parts: Sequence[Labelled]) -> list[Features]:
+    """Tomograms where some particle was clicked, each once.
+
+    Units of z differ between tomograms: one where nobody clicked tells of no particle's scores. Not
+    by name: two sessions may both have a TS_01.
+    """
+    clicked = {id(part.features): part.features for part in parts if not part.is_shown.all()}
+    return list(clicked.values())
 
 
 def _parts_of(features: Features, parts: Sequence[Labelled]) -> list[Labelled]:

@@ -176,19 +176,20 @@ def _fitted(peaks: _Peaks, *, is_level: bool = False) -> _Fitted:
     """Find the values of the greatest posterior; level odds have no slope.
 
     With the chance p by the score, the densities f₁ and f₀ of a particle's and another's contrast,
-    and the share a of particles that was held out, an unlabelled peak adds the logarithm of
-    (1 - a) p f₁ + (1 - p) f₀, one that was held out that of a p (0.95 f₁ + 0.05 f₀), and one that
-    was learned from that of 0.95 f₁ + 0.05 f₀.
+    and the share a of a tomogram's particles that was held out, an unlabelled peak adds the
+    logarithm of (1 - a) p f₁ + (1 - p) f₀, one that was held out that of a p (0.95 f₁ + 0.05 f₀),
+    and one that was learned from that of 0.95 f₁ + 0.05 f₀.
     """
     is_unlabelled, held_out = ~peaks.is_labelled, peaks.is_held_out
     tomograms = peaks.is_in.shape[1]
+    has_held_out = peaks.is_in @ (held_out @ peaks.is_in > 0)
 
     def read(values: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Log odds by the score, with the label, own fits less others' mean, odds by all three."""
         other, apart, log_variance, gain, asked = values[1 + tomograms :]
         odds = values[0] * peaks.odds + peaks.is_in @ values[1 : 1 + tomograms]
         # Particles that were held out are not among the unlabelled.
-        known = np.where(peaks.is_labelled, _LABELLED, odds - np.logaddexp(0, asked))
+        known = np.where(peaks.is_labelled, _LABELLED, odds - has_held_out * np.logaddexp(0, asked))
         own = peaks.fits - gain * peaks.is_aligned - other
         return odds, known, own, known + apart * (own - apart / 2) / np.exp(log_variance)
 
@@ -213,7 +214,7 @@ def _fitted(peaks: _Peaks, *, is_level: bool = False) -> _Fitted:
             slope += (_SLOPE - values[0]) / _SCATTER**2
         left = (own - shares * apart) / variance
         away = (own**2 - shares * apart * (2 * own - apart)) / variance
-        unasked = is_unlabelled @ shares
+        unasked = (is_unlabelled * has_held_out) @ shares
         slopes = [
             *(slope, *(rise @ peaks.is_in)),
             *(left.sum(), shares @ (own - apart) / variance, (away - 1).sum() / 2),
