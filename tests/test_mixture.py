@@ -88,6 +88,29 @@ def test_held_out_particles_tell_the_weight_where_all_are_labelled(trained: int)
     assert 120 < min(found) < max(found) < 330
 
 
+def test_tomograms_may_differ_in_the_share_that_was_held_out() -> None:
+    """In the first all particles were, in the second 20 of 120, in the third none."""
+    found = []
+    for seed in range(6):
+        some = [
+            Peaks(10 * seed + number, apart=2.0, labelled=n)
+            for number, n in enumerate((120, 20, 0))
+        ]
+        peaks = some[0]
+        for name in ("scores", "contrasts", "chances", "is_particle", "is_labelled", "is_aligned"):
+            setattr(peaks, name, np.concatenate([getattr(one, name) for one in some]))
+        peaks.is_trained = np.zeros(1200, dtype=bool)
+        peaks.tomograms = np.repeat(np.arange(3), 400)
+        weight, _, chances = peaks.fit()
+        hidden = np.split(chances * ~peaks.is_labelled, 3)
+        found.append((weight, *(some.sum() for some in hidden)))
+    weight, *expected = np.median(found, axis=0)
+    assert weight == pytest.approx(200, rel=0.2)
+    assert expected[0] < 10
+    assert expected[1] == pytest.approx(100, rel=0.2)
+    assert expected[2] == pytest.approx(120, rel=0.2)
+
+
 def test_contrast_that_tells_nothing_counts_nothing() -> None:
     for seed in range(10):
         peaks = Peaks(seed, apart=0.0, labelled=10)
@@ -121,6 +144,20 @@ def test_what_is_in_the_average_fits_better_by_one_gain() -> None:
     known = peaks.fit(known_gain=0.01)
     assert known[1] == pytest.approx(0.01)
     assert known[2][likeliest].mean() > chances[likeliest].mean()
+
+
+def test_where_all_particles_are_in_the_average_contrast_counts_nothing() -> None:
+    peaks = Peaks(0, apart=2.5)
+    peaks.is_aligned = peaks.is_labelled = peaks.is_trained = peaks.is_particle
+    peaks.contrasts[peaks.is_aligned] += 0.03
+    assert peaks.fit()[0] == 0
+
+
+def test_where_scores_say_nothing_contrast_counts_as_much_as_it_may() -> None:
+    peaks = Peaks(0, apart=2.5, labelled=60)
+    peaks.is_trained[:] = False
+    peaks.scores = peaks.rng.normal(size=400)
+    assert peaks.fit()[0] == 500
 
 
 def test_contrast_that_follows_the_score_counts_less_than_one_that_tells_something() -> None:

@@ -20,7 +20,7 @@ In several tomograms the odds rise alike from another constant each, as their sc
 
 What is in the average fits it better, as its noise is in there, too: by one gain for all of those,
 which is a value to be found like the others. It is told by particles that are not in the average:
-where there are none it stays 0.
+where there are none nothing tells it from the difference of the means, and contrast counts nothing.
 
 Contrasts may be of two kinds that are not particles and others. So scores and labels must tell the
 two apart: without them the contrasts must be less likely.
@@ -52,7 +52,7 @@ deviation of its normal prior. In simulations of ribosomes it was 0.4 to 0.9."""
 _LEAST_EVIDENCE = 5.0
 """Log likelihood of the contrasts that scores and labels must add."""
 _NOBODY = -40.0
-"""Log odds that a particle was held out, where none was."""
+"""Log odds that a particle was held out, in a tomogram where none was."""
 _LEAST_VARIANCE = 1e-3
 """Of the contrasts of either kind, in units of the variance of all."""
 _RIDGE = 1e-3
@@ -97,7 +97,7 @@ def fit_mixture(
     is_labelled
         (n,) whether it is a labelled particle.
     is_trained
-        (n,) whether it is one of these that the network has learned from: its score says nothing.
+        (n,) whether it is a labelled one that the network was trained on: its score says nothing.
     is_aligned
         (n,) whether it is in the average.
     tomograms
@@ -130,9 +130,11 @@ def fit_mixture(
     # The same contrasts, where neither score nor label says which of the two kinds a peak is.
     none = np.zeros_like(is_labelled)
     alike = _fitted(replace(peaks, is_labelled=none, is_held_out=none), is_level=True)
-    if found.slope <= 0 or found.likelihood - alike.likelihood < _LEAST_EVIDENCE:
+    if found.likelihood - alike.likelihood < _LEAST_EVIDENCE:
         return nothing
-    weight = found.apart / found.variance / deviation / (found.slope * first[0] / spread)
+    # Where labels tell the contrasts apart and the scores say nothing, the weight is the greatest.
+    slope = max(found.slope, 1e-6) * first[0] / spread
+    weight = found.apart / found.variance / deviation / slope
     if weight <= _LEAST_SHARE * most:
         return nothing
     return Mixture(weight=min(weight, most), gain=found.gain * deviation, chances=found.shares)
@@ -176,78 +178,83 @@ def _fitted(peaks: _Peaks, *, is_level: bool = False) -> _Fitted:
     """Find the values of the greatest posterior; level odds have no slope.
 
     With the chance p by the score, the densities f₁ and f₀ of a particle's and another's contrast,
-    and the share a of a tomogram's particles that was held out, an unlabelled peak adds the
+    and the share a of its tomogram's particles that was held out, an unlabelled peak adds the
     logarithm of (1 - a) p f₁ + (1 - p) f₀, one that was held out that of a p (0.95 f₁ + 0.05 f₀),
     and one that was learned from that of 0.95 f₁ + 0.05 f₀.
     """
-    is_unlabelled, held_out = ~peaks.is_labelled, peaks.is_held_out
-    tomograms = peaks.is_in.shape[1]
-    has_held_out = peaks.is_in @ (held_out @ peaks.is_in > 0)
+    is_unlabelled, held_out, is_in = ~peaks.is_labelled, peaks.is_held_out, peaks.is_in
+    tomograms = is_in.shape[1]
+    split = np.cumsum([1, tomograms, tomograms, 1, 1, 1])
 
     def read(values: Floats) -> tuple[Floats, Floats, Floats, Floats]:
         """Log odds by the score, with the label, own fits less others' mean, odds by all three."""
-        other, apart, log_variance, gain, asked = values[1 + tomograms :]
-        odds = values[0] * peaks.odds + peaks.is_in @ values[1 : 1 + tomograms]
+        slope, constants, shares, other, apart, log_variance, gain = np.split(values, split)
+        odds = slope * peaks.odds + is_in @ constants
         # Particles that were held out are not among the unlabelled.
-        known = np.where(peaks.is_labelled, _LABELLED, odds - has_held_out * np.logaddexp(0, asked))
+        known = np.where(peaks.is_labelled, _LABELLED, odds - is_in @ np.logaddexp(0, shares))
         own = peaks.fits - gain * peaks.is_aligned - other
         return odds, known, own, known + apart * (own - apart / 2) / np.exp(log_variance)
 
     def likelihood(values: Floats) -> float:
         """Logarithm of that of the contrasts."""
         _, known, own, after = read(values)
-        near = -(own**2 / np.exp(values[-3]) + values[-3]) / 2
+        log_variance = values[-2]
+        near = -(own**2 / np.exp(log_variance) + log_variance) / 2
         return float((near + np.logaddexp(0, after) - np.logaddexp(0, known)).sum())
 
     def loss(values: Floats) -> tuple[float, Floats]:
         odds, known, own, after = read(values)
-        apart, variance, asked = values[-4], np.exp(values[-3]), values[-1]
-        # That just those which were held out are labelled.
+        (slope,), _, shares, _, (apart,), (log_variance,), _ = np.split(values, split)
+        # The contrasts; and which particles were held out, and which were not.
         value = likelihood(values)
         value += is_unlabelled @ (np.logaddexp(0, known) - np.logaddexp(0, odds))
-        value -= held_out @ (np.logaddexp(0, -odds) + np.logaddexp(0, -asked))
-        shares = expit(after)
-        rise = is_unlabelled * (shares - expit(odds)) + held_out * expit(-odds)
-        slope = rise @ peaks.odds
+        value -= held_out @ (np.logaddexp(0, -odds) + is_in @ np.logaddexp(0, -shares))
+        chances = expit(after)
+        rise = is_unlabelled * (chances - expit(odds)) + held_out * expit(-odds)
+        by_slope = rise @ peaks.odds
         if not is_level:
-            value -= (values[0] - _SLOPE) ** 2 / (2 * _SCATTER**2)
-            slope += (_SLOPE - values[0]) / _SCATTER**2
-        left = (own - shares * apart) / variance
-        away = (own**2 - shares * apart * (2 * own - apart)) / variance
-        unasked = (is_unlabelled * has_held_out) @ shares
+            value -= (slope - _SLOPE) ** 2 / (2 * _SCATTER**2)
+            by_slope -= (slope - _SLOPE) / _SCATTER**2
+        variance = np.exp(log_variance)
+        left = (own - chances * apart) / variance
+        away = (own**2 - chances * apart * (2 * own - apart)) / variance
         slopes = [
-            *(slope, *(rise @ peaks.is_in)),
-            *(left.sum(), shares @ (own - apart) / variance, (away - 1).sum() / 2),
+            *(by_slope, *(rise @ is_in)),
+            *(
+                held_out @ is_in * expit(-shares)
+                - (is_unlabelled * chances) @ is_in * expit(shares)
+            ),
+            *(left.sum(), chances @ (own - apart) / variance, (away - 1).sum() / 2),
             left @ peaks.is_aligned,
-            held_out.sum() * expit(-asked) - unasked * expit(asked),
         ]
         return -float(value), -np.array(slopes)
 
-    known_gain = 0.0 if not peaks.is_aligned.any() else peaks.gain
-    most_asked = None if held_out.any() else _NOBODY
+    gain = 0.0 if not peaks.is_aligned.any() else peaks.gain
+    shares = [None if number else _NOBODY for number in held_out @ is_in]
     found = minimize(
         loss,
         [
             *(0.0 if is_level else _SLOPE, *np.zeros(tomograms)),
-            *(float(peaks.fits.mean()), 1.0, 0.0, known_gain or 0.0, most_asked or 0.0),
+            *(share or 0.0 for share in shares),
+            *(float(peaks.fits.mean()), 1.0, 0.0, gain or 0.0),
         ],
         jac=True,
         method="L-BFGS-B",
         bounds=[
             (0.0, 0.0 if is_level else None),
-            *[(None, None)] * (tomograms + 1),
-            (0.0, None),
-            (np.log(_LEAST_VARIANCE), None),
-            (0.0, None) if known_gain is None else (known_gain, known_gain),
-            (most_asked, most_asked),
+            *[(None, None)] * tomograms,
+            *((share, share) for share in shares),
+            *((None, None), (0.0, None), (np.log(_LEAST_VARIANCE), None)),
+            (0.0, None) if gain is None else (gain, gain),
         ],
         options={"maxiter": 1000},
     ).x
+    (slope,), _, _, _, (apart,), (log_variance,), (gain,) = np.split(found, split)
     return _Fitted(
-        slope=float(found[0]),
-        apart=float(found[-4]),
-        variance=float(np.exp(found[-3])),
-        gain=float(found[-2]),
+        slope=float(slope),
+        apart=float(apart),
+        variance=float(np.exp(log_variance)),
+        gain=float(gain),
         shares=expit(read(found)[-1]),
         likelihood=likelihood(found),
     )
