@@ -154,8 +154,8 @@ class Inference(Stage):
     """Side along y and x of a tile's core in voxels (`whole` only), on which the scores do not
     depend; None takes the largest that the memory allows."""
     memory: Annotated[float, Field(gt=0)] | None = None
-    """GB that the network may take (`whole` only); None takes a quarter of what is free, at most
-    0.5, or half of a GPU's."""
+    """GB that the network may take (`whole` only); None takes half of what a GPU has free; else a
+    quarter of what is free, at most 0.5, or more where tiles would else mostly be halo."""
     flips: bool = False
     """Average the scores over the wedge-legal flips."""
     filter_weight: NotNegative = 0.0

@@ -672,14 +672,15 @@ def _sides(
 ) -> Shape:
     """Sides of the tiles of a box that read least and fit the memory; along z all of it is one.
 
-    Memory that nobody spoke of is what is enough, or more where tiles that fit it read too much.
+    Memory that nobody spoke of is what is enough; where tiles that fit it read too much, they are
+    the smallest that do not.
     """
     stride = config.network.stride
     each = streamed_bytes(config.network, dtype)
     if config.inference.flips:
         each += 4 * box.shape[0]  # their sum
     memory = config.inference.memory
-    limits = automatic_bytes(device) if memory is None else (memory * 1e9,)
+    enough, most = automatic_bytes(device) if memory is None else 2 * (memory * 1e9,)
     z, y, x = box.shape
     # A box has a halo of its own on faces that are not the volume's.
     beside_y, beside_x = (
@@ -696,11 +697,12 @@ def _sides(
         area = min(high + around_y, y + beside_y) * min(wide + around_x, x + beside_x)
         read = (y + 2 * halo * (rows - 1) + beside_y) * (x + 2 * halo * (columns - 1) + beside_x)
         ways.append((area, read, (z, high, wide)))
-    for limit in limits:
-        fitting = [way for way in ways if way[0] * each <= limit]
-        best = min(fitting or [min(ways)], key=lambda way: way[1])
-        if best[1] <= _TOO_MUCH * y * x:
-            break
+    least = min(way[0] for way in ways)
+    fitting = [way for way in ways if way[0] <= max(most / each, least)]
+    small = [way for way in fitting if way[0] * each <= enough]
+    best = min(small, key=lambda way: way[1], default=None)
+    if best is None or best[1] > _TOO_MUCH * y * x:
+        best = min(fitting, key=lambda way: (max(way[1], _TOO_MUCH * y * x), way[0]))
     return best[2]
 
 

@@ -45,7 +45,7 @@ def streamed_bytes(settings: Network, dtype: torch.dtype) -> float:
     """
     stride = settings.stride
     shape = (1, 1 + settings.filter_channel, stride, stride, stride)
-    with torch.device("cpu"):
+    with torch.device("cpu"), torch.random.fork_rng(devices=[]):
         network = folded(build(settings))
         # The layers together reach over less than 16; after it memory grows no more.
         slabs = (torch.zeros(shape) for _ in range(16))
