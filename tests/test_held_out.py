@@ -304,9 +304,11 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     assert devices == ["cuda:0", "cuda:0"]
 
 
-def test_likely_particles_are_aligned_and_held_out_ones_are_not(monkeypatch):
-    """72 particles, 30 of them clicked; the scores of the others are as theirs."""
+@pytest.mark.parametrize("is_elsewhere", [False, True])
+def test_likely_particles_are_aligned_and_held_out_ones_are_not(monkeypatch, is_elsewhere):
+    """18 particles to learn from and 12 held out, here or elsewhere; the others score as these."""
     tomogram, particles = tomogram_of(1, shape=(32, 96, 96))
+    another, others = tomogram_of(2, "two", shape=(32, 96, 96))
     config = preset(
         "default",
         radius_angstrom=40,
@@ -315,13 +317,16 @@ def test_likely_particles_are_aligned_and_held_out_ones_are_not(monkeypatch):
         overrides=SMALL["default"]
         | {"training.held_out": 0.4, "inference.template_weight": 10.0, "training.epochs": 1},
     )
-    task = prepare(config, [(tomogram, particles.select(np.arange(30)))])
+    clicked = particles.select(np.arange(18 if is_elsewhere else 30))
+    validation = (another, others.select(np.arange(12))) if is_elsewhere else None
+    task = prepare(config, [(tomogram, clicked)], validation)
     rng = np.random.default_rng(0)
-    centres = np.concatenate(
-        [particles.voxels, rng.uniform(0, 30, (400, 3)) + np.array([500, 0, 0])]
-    )
-    scores = np.concatenate([rng.normal(10, 0.5, 72), rng.exponential(1.5, 400)])
-    order = np.argsort(-scores)
+    found = []
+    for some in [others, particles] if is_elsewhere else [particles]:
+        noise = rng.uniform(0, 30, (400, 3)) + np.array([500, 0, 0])
+        scores = np.concatenate([rng.normal(10, 0.5, 72), rng.exponential(1.5, 400)])
+        order = np.argsort(-scores)
+        found.append((np.concatenate([some.voxels, noise])[order], scores[order]))
     aligned = []
 
     def learn_template(tomograms, **_):
@@ -329,20 +334,23 @@ def test_likely_particles_are_aligned_and_held_out_ones_are_not(monkeypatch):
         return Template(volume=np.ones((3, 3, 3), dtype=np.float32))
 
     for name, function in {
-        "find_candidates": lambda *_, **__: (centres[order], scores[order]),
+        "find_candidates": lambda *_, **__: found.pop(0),
         "learn_template": learn_template,
         "contrasts_of": lambda *_, **__: np.zeros(472),
     }.items():
         monkeypatch.setattr(f"tomopicker.held_out.{name}", function)
-    calibrated = calibrate(task, epochs_of(task)[-1].checkpoint)
+    heard = []
+    calibrated = calibrate(task, epochs_of(task)[-1].checkpoint, progress=heard.append)
+    assert heard == sorted(heard)
     ((features, places),) = aligned
     (trained,), (held,) = task.training, task.validation
     assert features is trained.features
     assert len(held.centres) == 12
     assert calibrated.description.aligned == len(places) > 18 + 15
+    assert calibrated.description.calibration.labelled == (12 if is_elsewhere else 30)
     assert np.isin(trained.centres, places).all()
-    unlabelled = particles.voxels[30:]
+    unlabelled = particles.voxels[len(clicked) :]
     true = sum(np.abs(unlabelled - place).max(axis=1).min() < 1e-6 for place in places[18:])
     assert true / len(places[18:]) > 0.9
     apart = np.linalg.norm(places[:, None] - held.centres[None], axis=2)
-    assert apart.min() > RADIUS
+    assert is_elsewhere or apart.min() > RADIUS

@@ -100,8 +100,8 @@ def calibrate(
     Those that were accepted from a list tell, with those rejected there, of the chance at their
     scores. A tomogram where nothing but such was labelled is left out.
 
-    Where validation has a tomogram of its own, those of training are scored only if their particles
-    are too few for an average, to find others for it.
+    Where validation has a tomogram of its own, those of training are scored only if an average is
+    made of fewer than 150 training particles, to find others for it.
     """
     # What an earlier calibration has left.
     checkpoint = replace(checkpoint, template=None)
@@ -165,7 +165,8 @@ def likely_particles(
     chances
         Of each tomogram, (n,) of its peaks.
     share
-        Of the particles that are expected among the unlabelled peaks, the most that are taken.
+        Of the particles that are expected among the unlabelled peaks of tomograms with training
+        particles, the most that are taken.
     """
     free, joins = [], []
     for (features, centres, _), chance in zip(peaks, chances, strict=True):

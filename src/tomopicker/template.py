@@ -73,8 +73,8 @@ _COMPONENTS = 384
 _OF_WHICH_ONE = 3
 """Of so many templates one tells how they vary."""
 _ROUGH, _COARSE = 48, 10
-"""Components that are looked at to choose the shifts, and of so many templates the one that is. All
-of both are compared at the best few shifts."""
+"""Shifts are chosen by so many components, the first, of one in so many templates. At the best few
+all components of all templates are compared."""
 _SHIFTS_KEPT = 6
 _SAME_WEDGE = 0.04
 """Mean difference of the amplitudes that two wedges pass, below which they are taken for one. Two
