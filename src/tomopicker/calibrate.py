@@ -64,6 +64,11 @@ _SLOPE = 0.4
 _CURVATURE = 0.5
 _DENSITY = 0.7
 
+_OVERTAKEN = 3.0
+"""What a particle costs, in log likelihood, that a peak lacks for having a smaller chance than a
+lower one. Where the particles of a sparse tomogram stand far above the rest, the tail of the others
+fits them as well, and the bulk of the others passes for particles."""
+
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 
 
@@ -391,7 +396,8 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
         away = (values - expected) / np.array([1.0, _SLOPE, _CURVATURE, _DENSITY, _STRETCH, shift])
         prior = 0.5 * (away[1:] ** 2).sum()
         others, particles = rates(centres, values)
-        return _misfit(counts, (others + particles) * width) + float(prior)
+        misfit = _misfit(counts, (others + particles) * width)
+        return misfit + float(prior) + _OVERTAKEN * _overtaken(counts, others, particles)
 
     bounds = [(-20.0, 25.0), (-7.0, 7.0), (-9.0, 7.0), (-2.0, math.log(len(scores) + 1.0))]
     bounds += [(-1.0, 1.0), (-3.0, 3.0)]
@@ -499,6 +505,16 @@ def _histogram(z: Floats) -> tuple[NDArray[np.int64], Floats, float]:
 def _misfit(counts: NDArray[np.int64], expected: Floats) -> float:
     """Minus the logarithm of the Poisson likelihood, but for a constant."""
     return float((expected - counts * np.log(expected + 1e-12)).sum())
+
+
+def _overtaken(counts: NDArray[np.int64], others: Floats, particles: Floats) -> float:
+    """Expected number of particles that peaks lack for having a smaller chance than lower ones.
+
+    >>> _overtaken(np.array([5, 2]), np.array([1.0, 3.0]), np.array([1.0, 1.0]))
+    0.5
+    """
+    chances = particles / (particles + others + 1e-300)
+    return float(counts @ (np.maximum.accumulate(chances) - chances))
 
 
 def _least(
