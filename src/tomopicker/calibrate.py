@@ -324,7 +324,8 @@ def learn_calibration(
         chances = []
         for places, is_particle in ((together.accepted, True), (together.rejected, False)):
             others, particles = rates(places, values)
-            chances.append((particles if is_particle else others) / (others + particles + 1e-300))
+            both = (others, particles) if is_particle else (particles, others)
+            chances.append(_chances(*both))
         chance = SLIPS + (1 - 2 * SLIPS) * np.concatenate(chances)
         return -float(np.log(chance).sum())
 
@@ -410,7 +411,7 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
     ]
     best = _least(cost, starts, bounds)
     others, particles = rates(z, best)
-    chances = particles / (particles + others + 1e-300)
+    chances = _chances(others, particles)
     # A better peak has no smaller chance, though a normal's tail may fall faster than the others'.
     chances = np.minimum.accumulate(np.maximum.accumulate(chances[::-1])[::-1])
     missed = calibration.labelled / len(labelled)
@@ -507,13 +508,19 @@ def _misfit(counts: NDArray[np.int64], expected: Floats) -> float:
     return float((expected - counts * np.log(expected + 1e-12)).sum())
 
 
+def _chances(others: Floats, particles: Floats) -> Floats:
+    """Share of the second rate in both, where neither may be more than nothing."""
+    chances: Floats = particles / (particles + others + 1e-300)
+    return chances
+
+
 def _overtaken(counts: NDArray[np.int64], others: Floats, particles: Floats) -> float:
     """Expected number of particles that peaks lack for having a smaller chance than lower ones.
 
     >>> _overtaken(np.array([5, 2]), np.array([1.0, 3.0]), np.array([1.0, 1.0]))
     0.5
     """
-    chances = particles / (particles + others + 1e-300)
+    chances = _chances(others, particles)
     return float(counts @ (np.maximum.accumulate(chances) - chances))
 
 

@@ -109,18 +109,19 @@ def calibrate(
     network = network_of(checkpoint)
     config = task.config
     held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE
+    trained = sum(len(part.centres) for part in task.training)
     is_shaped = (
         config.inference.template_weight > 0
-        and sum(len(part.centres) for part in task.training) >= FEWEST_TO_ALIGN
+        and trained >= FEWEST_TO_ALIGN
         and task.radius <= LARGEST_RADIUS
     )
     parts = list(task.validation)
     if not held_out:
         parts += task.training
+    calibrated = len(_clicked_in(parts))
+    if is_shaped and trained < _ENOUGH_TO_ALIGN:
+        parts += task.training  # Their tomograms come last, those that are new.
     volumes = _clicked_in(parts)
-    calibrated = len(volumes)
-    if is_shaped and sum(len(part.centres) for part in task.training) < _ENOUGH_TO_ALIGN:
-        volumes += [own for own in _clicked_in(task.training) if not any(own is v for v in volumes)]
     end = _SCORING if is_shaped else 1.0
     share = end / max(len(volumes), 1)
     peaks: list[_Peaks] = []

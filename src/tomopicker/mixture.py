@@ -137,7 +137,7 @@ def fit_mixture(
     weight = found.apart / found.variance / deviation / slope
     if weight <= _LEAST_SHARE * most:
         return nothing
-    return Mixture(weight=min(weight, most), gain=found.gain * deviation, chances=found.shares)
+    return Mixture(weight=min(weight, most), gain=found.gain * deviation, chances=found.chances)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -168,8 +168,8 @@ class _Fitted:
     """Mean contrast of particles less that of others, in units as `_Peaks.fits`."""
     variance: float
     gain: float
-    shares: Floats
-    """(n,) chance of being a particle."""
+    chances: Floats
+    """(n,) of being a particle."""
     likelihood: float
     """Logarithm of that of the contrasts."""
 
@@ -195,10 +195,8 @@ def _fitted(peaks: _Peaks, *, is_level: bool = False) -> _Fitted:
         own = peaks.fits - gain * peaks.is_aligned - other
         return odds, known, own, known + apart * (own - apart / 2) / np.exp(log_variance)
 
-    def likelihood(values: Floats) -> float:
+    def likelihood(known: Floats, own: Floats, after: Floats, log_variance: float) -> float:
         """Logarithm of that of the contrasts."""
-        _, known, own, after = read(values)
-        log_variance = values[-2]
         near = -(own**2 / np.exp(log_variance) + log_variance) / 2
         return float((near + np.logaddexp(0, after) - np.logaddexp(0, known)).sum())
 
@@ -206,7 +204,7 @@ def _fitted(peaks: _Peaks, *, is_level: bool = False) -> _Fitted:
         odds, known, own, after = read(values)
         (slope,), _, shares, _, (apart,), (log_variance,), _ = np.split(values, split)
         # The contrasts; and which particles were held out, and which were not.
-        value = likelihood(values)
+        value = likelihood(known, own, after, log_variance)
         value += is_unlabelled @ (np.logaddexp(0, known) - np.logaddexp(0, odds))
         value -= held_out @ (np.logaddexp(0, -odds) + is_in @ np.logaddexp(0, -shares))
         chances = expit(after)
@@ -250,13 +248,14 @@ def _fitted(peaks: _Peaks, *, is_level: bool = False) -> _Fitted:
         options={"maxiter": 1000},
     ).x
     (slope,), _, _, _, (apart,), (log_variance,), (gain,) = np.split(found, split)
+    _, known, own, after = read(found)
     return _Fitted(
         slope=float(slope),
         apart=float(apart),
         variance=float(np.exp(log_variance)),
         gain=float(gain),
-        shares=expit(read(found)[-1]),
-        likelihood=likelihood(found),
+        chances=expit(after),
+        likelihood=likelihood(known, own, after, log_variance),
     )
 
 

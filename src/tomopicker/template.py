@@ -430,14 +430,13 @@ class _Boxes:
         near, wide = slice(_MARGIN - reach, _MARGIN + self.side + reach), self.side + 2 * reach
         # A voxel of all boxes lies together, so that those of the ball are copied in long pieces.
         every = blocks[:, near, near, near].permute(1, 2, 3, 0).reshape(-1, len(blocks))
-        steps = torch.tensor([wide**2, wide, 1])
-        middle = ((self.places.long() + self.half + reach) * steps).sum(1)
+        middle, away = self._rows(wide, reach)
         root, total = self.weights.sqrt()[:, None], self.weights.sum()
         along = None if axes is None else (axes * root).T.contiguous()
         length = len(middle) if along is None else len(along)
         found = torch.empty(len(blocks), len(_SHIFTS), length)
-        for number, (z, y, x) in enumerate(_SHIFTS):
-            voxels = every[middle + (z * wide + y) * wide + x]
+        for number, by in enumerate(away):
+            voxels = every[middle + by]
             mean = self.weights @ voxels / total
             square = (self.weights @ voxels.square() - total * mean**2).clamp(min=0)
             norm = square.sqrt().clamp(min=1e-6)
@@ -448,12 +447,16 @@ class _Boxes:
 
     def compared_at(self, blocks: Tensor, shifts: Tensor, axes: Tensor) -> Tensor:
         """(n, s, k) as `compared` along (v, k) axes, at (n, s) numbers of shifts of each box."""
-        steps = torch.tensor([blocks.shape[-1] ** 2, blocks.shape[-1], 1])
-        middle = ((self.places.long() + self.half + _MARGIN) * steps).sum(1)
-        away = (torch.tensor(_SHIFTS) * steps).sum(1)[shifts]
-        at = (middle + away[:, :, None]).flatten(1)
+        middle, away = self._rows(self.outer, _MARGIN)
+        at = (middle + away[shifts][:, :, None]).flatten(1)
         voxels = blocks.flatten(1).gather(1, at).reshape(*shifts.shape, -1)
         return self._normalised(voxels) @ axes
+
+    def _rows(self, wide: int, margin: int) -> tuple[Tensor, Tensor]:
+        """(v,) rows of the ball's voxels in a flat cube of a margin more, (s,) what shifts add."""
+        steps = torch.tensor([wide**2, wide, 1])
+        middle = (self.places.long() + self.half + margin) * steps
+        return middle.sum(1), (torch.tensor(_SHIFTS) * steps).sum(1)
 
     def normalised(self, boxes: Tensor) -> Tensor:
         """(n, v) voxels of the ball of (n, side, side, side), weighed, mean 0 and norm 1."""
