@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from scipy import fft
 from torch.utils.flop_counter import FlopCounterMode
 
 from tomopicker.network import build
@@ -75,7 +74,7 @@ def limits_of(file: Path, device: str = "cpu") -> dict[str, tuple[Callable[[], o
     # Once before they are timed: memory is given when it is first touched.
     target = source.clone()
     torch.mm(a, b, out=product)
-    cube = np.ones((_BLOCK,) * 3, dtype=np.float32)
+    cube = torch.ones((_BLOCK,) * 3, device=device)
     size = file.stat().st_size
     buffer = bytearray(size)
     tasks: dict[str, tuple[Callable[[], object], float]] = {
@@ -83,7 +82,7 @@ def limits_of(file: Path, device: str = "cpu") -> dict[str, tuple[Callable[[], o
         "copy": (lambda: target.copy_(source), 2.0 * _COPIED),
     }
     if not on_gpu:
-        tasks["transform"] = (lambda: fft.rfftn(cube, workers=torch.get_num_threads()), cube.size)
+        tasks["transform"] = (lambda: torch.fft.rfftn(cube), cube.numel())
         tasks["read"] = (lambda: _read(file, buffer), size)
     return tasks
 

@@ -74,10 +74,13 @@ def compute_features(
     if radial is None:
         return plain
     correlation = correlate(plain.density, plain.shape, radial)
+    import torch
+
     # Plane by plane: the whole volume in a wider type would take several times its memory.
-    mean = sum(float(plane.sum(dtype=np.float64)) for plane in correlation) / correlation.size
-    squares = sum(float(np.square(plane - mean, dtype=np.float64).sum()) for plane in correlation)
-    deviation = np.float32(np.sqrt(squares / correlation.size))
-    for plane in correlation:
-        plane[:] = (plane - np.float32(mean)) / deviation
+    planes = torch.from_numpy(correlation)
+    mean = sum(float(plane.double().sum()) for plane in planes) / correlation.size
+    squares = sum(float((plane.double() - mean).square().sum()) for plane in planes)
+    deviation = np.sqrt(squares / correlation.size)
+    for plane in planes:
+        plane.copy_((plane.float() - mean) / deviation)
     return replace(plain, correlation=correlation)

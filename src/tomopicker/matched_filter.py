@@ -7,13 +7,12 @@ the thousands of a template search.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
 
 import numpy as np
-from scipy import fft
+from scipy.fft import next_fast_len
 
 from tomopicker.errors import InputError
 from tomopicker.types import Window
@@ -23,6 +22,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from numpy.typing import NDArray
+    from torch import Tensor
 
     from tomopicker.types import Floats, Shape
 
@@ -125,24 +125,32 @@ def correlate(
         ``z y x``, between -1 and 1, in half precision: a thousandth of the coefficient is far
         below its noise, and the volume is as large as the tomogram.
     """
+    import torch
+
     reach = radial.reach
-    template = radial.template()
+    template = torch.from_numpy(radial.template())
     scores = np.empty(shape, dtype=np.float16)
     kernels: dict[Shape, _Kernels] = {}
-    for tile in tiles(shape, side=_TILE, halo=reach):
-        block = read(tile.read)
-        margins = [
-            (reach - (core - start), reach - (start + length - core - size))
-            for core, size, start, length in zip(
-                tile.core.corner, tile.core.shape, tile.read.corner, tile.read.shape, strict=True
-            )
-        ]
-        block = np.pad(block, margins, "symmetric")
-        z, y, x = (fft.next_fast_len(length, real=True) for length in block.shape)
-        # Tiles have few shapes, so that most find their kernels' spectra here.
-        if (z, y, x) not in kernels:
-            kernels[z, y, x] = _Kernels.of(template, (z, y, x))
-        scores[tile.core.slices] = _correlate_block(block, kernels[z, y, x])
+    with torch.inference_mode():
+        for tile in tiles(shape, side=_TILE, halo=reach):
+            block = read(tile.read)
+            margins = [
+                (reach - (core - start), reach - (start + length - core - size))
+                for core, size, start, length in zip(
+                    tile.core.corner,
+                    tile.core.shape,
+                    tile.read.corner,
+                    tile.read.shape,
+                    strict=True,
+                )
+            ]
+            block = np.pad(block, margins, "symmetric")
+            z, y, x = (next_fast_len(length, real=True) for length in block.shape)
+            # Tiles have few shapes, so that most find their kernels' spectra here.
+            if (z, y, x) not in kernels:
+                kernels[z, y, x] = _Kernels.of(template, (z, y, x))
+            coefficient = _correlate_block(torch.from_numpy(block), kernels[z, y, x])
+            scores[tile.core.slices] = coefficient.half().numpy()
     return scores
 
 
@@ -155,47 +163,40 @@ class _Kernels:
     """In the mask."""
     size: Shape
     """Of the transform."""
-    template: NDArray[np.complex64]
-    mean: NDArray[np.complex64]
+    template: Tensor
+    mean: Tensor
 
     @classmethod
-    def of(cls, template: NDArray[np.float32], size: Shape) -> _Kernels:
+    def of(cls, template: Tensor, size: Shape) -> _Kernels:
+        import torch
+
         reach = template.shape[0] // 2
-        mask = (_distances(reach) <= reach).astype(np.float32)
+        mask = torch.from_numpy(_distances(reach) <= reach).float()
         return cls(
             reach=reach,
             voxels=int(mask.sum()),
             size=size,
-            template=fft.rfftn(template, size, workers=_workers()),
-            mean=fft.rfftn(mask / mask.sum(), size, workers=_workers()),
+            template=torch.fft.rfftn(template, size),
+            mean=torch.fft.rfftn(mask / mask.sum(), size),
         )
 
 
-def _correlate_block(block: NDArray[np.float32], kernels: _Kernels) -> NDArray[np.float32]:
+def _correlate_block(block: Tensor, kernels: _Kernels) -> Tensor:
     """Coefficients at the voxels of a block that hold a whole template around them."""
+    from torch import fft
+
     size = kernels.size
     inner = tuple(slice(2 * kernels.reach, length) for length in block.shape)
-
-    def invert(spectrum: NDArray[np.complex64]) -> NDArray[np.float32]:
-        full: NDArray[np.float32] = fft.irfftn(spectrum, size, workers=_workers(), overwrite_x=True)
-        return full[inner]
-
     # The kernels are symmetric, so convolution is correlation.
-    spectrum = fft.rfftn(block, size, workers=_workers())
-    overlap = invert(spectrum * kernels.template)
-    mean = invert(np.multiply(spectrum, kernels.mean, out=spectrum))
-    spectrum = fft.rfftn(np.square(block), size, workers=_workers())
-    square = invert(np.multiply(spectrum, kernels.mean, out=spectrum))
+    spectrum = fft.rfftn(block, size)
+    overlap = fft.irfftn(spectrum * kernels.template, size)[inner]
+    mean = fft.irfftn(spectrum.mul_(kernels.mean), size)[inner]
+    spectrum = fft.rfftn(block.square(), size)
+    square = fft.irfftn(spectrum.mul_(kernels.mean), size)[inner]
     # A flat neighbourhood (padding, erased gold) has no variance and correlates with nothing.
-    deviation = np.sqrt(np.maximum(square - mean * mean, 1e-4) * kernels.voxels)
-    coefficient: NDArray[np.float32] = np.clip(overlap / deviation, -1, 1)
+    deviation = ((square - mean * mean).clamp(min=1e-4) * kernels.voxels).sqrt()
+    coefficient: Tensor = (overlap / deviation).clamp(-1, 1)
     return coefficient
-
-
-def _workers() -> int:
-    """Threads of a transform: as many as OMP_NUM_THREADS allows, as torch's."""
-    allowed = os.environ.get("OMP_NUM_THREADS", "")
-    return int(allowed) if allowed.isdecimal() and int(allowed) else -1
 
 
 def _distances(reach: int) -> Floats:

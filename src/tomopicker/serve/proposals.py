@@ -200,6 +200,9 @@ class Proposer:
             self.revision += 1
 
     def _work(self) -> None:
+        # The filter needs it; it takes seconds to import, in which the first particles are clicked.
+        import torch  # noqa: F401
+
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: self._wish is not None or self._closed)
