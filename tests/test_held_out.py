@@ -13,7 +13,7 @@ from tomopicker.held_out import as_unseen, calibrate, likely_particles
 from tomopicker.inference import score
 from tomopicker.mixture import Mixture
 from tomopicker.task import prepare
-from tomopicker.template import Template
+from tomopicker.template import Compared, Template
 
 
 def test_calibration_scores_the_held_out_particles_where_there_are_enough():
@@ -252,9 +252,9 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
         averaged.append((places, start, str(torch.get_default_device())))
         return Template(volume=np.full((3, 3, 3), len(averaged), dtype=np.float32))
 
-    def contrasts_of(*_, device, progress):
+    def compare_peaks(*_, device, progress):
         devices.append(device)
-        return near.copy()
+        return Compared(contrasts=near.copy(), moves=np.full((len(near), 3), 0.5))
 
     def fit(*given, **named):
         asked.append((given, named))
@@ -265,7 +265,7 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     def add_shape(checkpoint, __, places, scores, fit):
         assert checkpoint.description.template_weight == 10
         added.append(fit)
-        return places, scores + 10 * fit
+        return places, scores + 10 * fit.contrasts
 
     by_score = np.repeat([0.0, 0.9, 0.1], [18, 2, 2])
     patches = {
@@ -274,7 +274,7 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
         "_chances_by_score": lambda *_, held_out, **__: [by_score] if held_out else [],
         "_SHARES_OF_HIDDEN": (1.2, 1.2),
         "learn_template": learn_template,
-        "contrasts_of": contrasts_of,
+        "compare_peaks": compare_peaks,
         "fit_mixture": fit,
         "add_shape": add_shape,
     }
@@ -282,7 +282,8 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
         monkeypatch.setattr(f"tomopicker.held_out.{name}", function)
     calibrated = calibrate(task, checkpoint, device="cuda:0")
     # The clicked ones and two likely ones; the second time three, by their shape.
-    for number, rows in enumerate((others[:2], others[1:])):
+    # These have moved to where the first average fits.
+    for number, rows in enumerate((others[:2], others[1:] + 0.5)):
         (((_, places),), start, device) = averaged[number]
         # The second goes on from the first.
         assert (0 if start is None else start.volume[0, 0, 0]) == number
@@ -300,7 +301,8 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     gain = 0.1 * 10 / 11
     assert [named["known_gain"] for _, named in asked] == [None, pytest.approx(gain)]
     assert calibrated.description.aligned == 11
-    np.testing.assert_allclose(added[0], near - gain * is_aligned)
+    np.testing.assert_allclose(added[0].contrasts, near - gain * is_aligned)
+    np.testing.assert_allclose(added[0].moves, 0.5)
     assert devices == ["cuda:0", "cuda:0"]
 
 
@@ -336,7 +338,9 @@ def test_likely_particles_are_aligned_and_held_out_ones_are_not(monkeypatch, is_
     for name, function in {
         "find_candidates": lambda *_, **__: found.pop(0),
         "learn_template": learn_template,
-        "contrasts_of": lambda *_, **__: np.zeros(472),
+        "compare_peaks": lambda *_, **__: Compared(
+            contrasts=np.zeros(472), moves=np.zeros((472, 3))
+        ),
     }.items():
         monkeypatch.setattr(f"tomopicker.held_out.{name}", function)
     heard = []

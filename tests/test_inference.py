@@ -18,7 +18,7 @@ from tomopicker.features import compute_features
 from tomopicker.inference import (
     Cut,
     add_shape,
-    contrasts_of,
+    compare_peaks,
     features_of,
     find_candidates,
     find_particles,
@@ -31,7 +31,7 @@ from tomopicker.labels import ball_voxels
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.network import build, receptive_radius
 from tomopicker.preprocess import Normalisation
-from tomopicker.template import Template
+from tomopicker.template import Compared, Template
 from tomopicker.types import Tomogram
 
 _RUN = inference._run
@@ -423,18 +423,24 @@ def test_the_correlation_channel_has_mean_zero_and_deviation_one():
     assert features.correlation.std() == pytest.approx(1, abs=1e-4)
 
 
+def _compared(contrasts, moves=None):
+    return Compared(
+        contrasts=contrasts, moves=np.zeros((len(contrasts), 3)) if moves is None else moves
+    )
+
+
 def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
     scores, tomogram = _volume_of_peaks()
     plain = _checkpoint(calibration=_calibration())
     before = pick(scores, tomogram, plain, Cut(count=12)).particles
     looked_at = []
 
-    def contrasts(features, centres, template, *, radius, progress):
+    def compare(features, centres, template, *, radius, progress):
         looked_at.append((features.shape, centres, radius, str(torch.get_default_device())))
         # The second peak has the shape, the first not at all.
-        return np.array([0.0, 0.8, *[0.4] * 1000])[: len(centres)]
+        return _compared(np.array([0.0, 0.8, *[0.4] * 1000])[: len(centres)])
 
-    monkeypatch.setattr("tomopicker.inference.contrasts", contrasts)
+    monkeypatch.setattr("tomopicker.inference.compare", compare)
     checkpoint = replace(
         plain,
         template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
@@ -468,8 +474,10 @@ def test_candidates_with_shape_added_are_those_that_picking_finds(monkeypatch):
     plain = _checkpoint(calibration=_calibration(), peaks__margin=0)
     rng = np.random.default_rng(0)
     near = rng.normal(0, 2, 10_000)
+    moves = rng.uniform(-2, 2, (10_000, 3))
     monkeypatch.setattr(
-        "tomopicker.inference.contrasts", lambda _, centres, *__, **___: near[: len(centres)]
+        "tomopicker.inference.compare",
+        lambda _, centres, *__, **___: _compared(near[: len(centres)], moves[: len(centres)]),
     )
     checkpoint = replace(
         plain,
@@ -479,26 +487,55 @@ def test_candidates_with_shape_added_are_those_that_picking_finds(monkeypatch):
     config, radius = plain.description.config, plain.description.radius_voxels
     centres, found = find_candidates(scores, config, radius=radius)
     features = features_of(checkpoint, tomogram)
-    some = contrasts_of(checkpoint, features, centres)
-    assert 0 < len(some) < len(centres)
+    some = compare_peaks(checkpoint, features, centres)
+    assert 0 < len(some.contrasts) < len(centres)
     candidates = add_shape(checkpoint, scores.shape, centres, found, some)
     picked = pick(scores, tomogram, checkpoint, Cut(count=5), features=features).particles
     np.testing.assert_allclose(candidates[1][:5], picked.scores, rtol=1e-6)
     np.testing.assert_allclose(candidates[0][:5], picked.voxels, atol=1e-4)
 
 
+def test_a_peak_moves_to_where_the_template_fits_but_not_out_of_the_mask(monkeypatch):
+    scores, tomogram = _volume_of_peaks()
+    plain = _checkpoint(calibration=_calibration(), peaks__margin=0)
+    before = pick(scores, tomogram, plain, Cut(count=5)).particles
+    moves = np.zeros((1000, 3))
+    moves[0], moves[2], moves[3] = (0, 2, 0), (0, -2, 0), (0, 0, -8)
+    monkeypatch.setattr(
+        "tomopicker.inference.compare",
+        lambda _, centres, *__, **___: _compared(np.full(len(centres), 0.4), moves[: len(centres)]),
+    )
+    checkpoint = replace(
+        plain,
+        template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
+        description=plain.description.model_copy(update={"template_weight": 10.0}),
+    )
+    mask = np.ones(tomogram.shape, dtype=bool)
+    mask[:, :5] = False
+    found = pick(scores, replace(tomogram, mask=mask), checkpoint, Cut(count=4)).particles
+    # The fourth moved to within the exclusion of the third, which is the better one; the third
+    # would have left the mask.
+    np.testing.assert_allclose(
+        found.voxels,
+        (before.voxels + moves[:5])[[0, 1, 2, 4]] - [[0, 0, 0], [0, 0, 0], moves[2], [0, 0, 0]],
+    )
+    np.testing.assert_allclose(found.scores, before.scores[[0, 1, 2, 4]] + 4)
+
+
 @pytest.mark.parametrize("length", [60, 240])
 def test_the_share_of_peaks_that_are_compared_is_that_of_any_volume(length):
     checkpoint = _checkpoint(calibration=_calibration())
-    features = SimpleNamespace(shape=(60, 60, length))
+    features = SimpleNamespace(shape=(60, 60, length), mask=None)
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(
-            "tomopicker.inference.contrasts",
-            lambda _, centres, *__, **___: asked.append(len(centres)) or np.zeros(len(centres)),
+            "tomopicker.inference.compare",
+            lambda _, centres, *__, **___: (
+                asked.append(len(centres)) or _compared(np.zeros(len(centres)))
+            ),
         )
         template = Template(volume=np.zeros((3, 3, 3), dtype=np.float32))
-        contrasts_of(replace(checkpoint, template=template), features, np.zeros((100_000, 3)))
+        compare_peaks(replace(checkpoint, template=template), features, np.zeros((100_000, 3)))
     description = checkpoint.description
     spacing = description.config.peaks.exclusion * description.radius_voxels
     share = asked[0] / (60 * 60 * length / (2 * ball_voxels(spacing)))

@@ -11,7 +11,7 @@ from scipy.spatial.transform import Rotation
 from tomopicker import template as module
 from tomopicker.features import Features
 from tomopicker.preprocess import Normalisation
-from tomopicker.template import computing_on, contrasts, even_rotations, learn_template, side
+from tomopicker.template import compare, computing_on, even_rotations, learn_template, side
 
 RADIUS = 6.0
 # Blobs at the same distances from the centre, so that one radial average is as the other's.
@@ -85,6 +85,10 @@ def template(cell):
         return learn_template([(features, mine[:40])], radius=RADIUS, rng=rng)
 
 
+def contrasts(*places, radius):
+    return compare(*places, radius=radius).contrasts
+
+
 def better(ones, others):
     """Chance that one of the first is above one of the others."""
     return float((ones[:, None] > others[None]).mean())
@@ -98,6 +102,19 @@ def test_of_two_shapes_with_one_radial_average_the_clicked_one_stands_out(cell, 
     assert np.median(found[0]) > 0
     empty = np.array([[23.0, y, 20.5] for y in range(20, 110, 9)])
     assert better(found[0], contrasts(features, empty, template, radius=RADIUS)) > 0.9
+
+
+def test_a_place_beside_a_particle_moves_to_it_and_has_its_contrast(cell, template):
+    features, mine, _ = cell
+    unseen = mine[40:]
+    aside = np.random.default_rng(0).normal(size=unseen.shape)
+    aside *= 1.5 / np.linalg.norm(aside, axis=1, keepdims=True)
+    near = compare(features, unseen + aside, template, radius=RADIUS)
+    left = np.linalg.norm(aside + near.moves, axis=1)
+    assert left.mean() < 0.75 * 1.5
+    assert np.linalg.norm(near.moves, axis=1).max() < 3
+    there = contrasts(features, unseen, template, radius=RADIUS)
+    assert np.median(there - near.contrasts) < 0.02
 
 
 def test_dark_particles_are_told_from_others_as_bright_ones_are(cell, template):
@@ -214,13 +231,26 @@ def test_places_are_compared_at_every_shift(radius):
         expected = boxes.normalised(blocks[:, *at])
         torch.testing.assert_close(found[:, number], expected, atol=1e-5, rtol=0)
     assert module._SHIFTS[9] == (0, 0, 0)  # the middle one, where an average starts
-    # Along axes that have no mean, as templates have none.
+
+
+@pytest.mark.parametrize("radius", [3.0, 6.0])
+def test_places_are_compared_along_axes_at_every_place_nearby(radius):
+    boxes = module._Boxes(radius)
+    generator = torch.Generator().manual_seed(1)
+    blocks = 0.5 + torch.randn(5, *(boxes.outer,) * 3, generator=generator)
+    # Without a mean, as templates have none.
     axes = boxes.normalised(torch.randn(4, *(boxes.side,) * 3, generator=generator)).T
-    torch.testing.assert_close(boxes.compared(blocks, axes), found @ axes, atol=1e-5, rtol=0)
-    # And at some of the shifts of each.
-    some = torch.randint(19, (5, 3), generator=generator)
-    expected = torch.stack([(of @ axes)[at] for of, at in zip(found, some, strict=True)])
-    torch.testing.assert_close(boxes.compared_at(blocks, some, axes), expected, atol=1e-5, rtol=0)
+    found, norms = boxes.along(blocks, axes)
+    assert found.shape == (5, 81, 4)
+    for number, place in enumerate(module._PLACES):
+        at = [slice(module._MARGIN + by, module._MARGIN + by + boxes.side) for by in place]
+        expected = boxes.normalised(blocks[:, *at]) @ axes
+        torch.testing.assert_close(found[:, number], expected, atol=1e-5, rtol=0)
+    # And at some of the places of each.
+    some = torch.randint(81, (5, 3), generator=generator)
+    expected = torch.stack([of[at] for of, at in zip(found, some, strict=True)])
+    at_some = boxes.along_at(blocks, some, norms.gather(1, some), axes)
+    torch.testing.assert_close(at_some, expected, atol=1e-5, rtol=0)
 
 
 def test_tomograms_of_one_tilt_scheme_share_what_the_template_looks_like(cell, monkeypatch):
@@ -265,7 +295,9 @@ def test_tomograms_of_one_tilt_scheme_share_what_the_template_looks_like(cell, m
 
 def test_no_place_has_no_contrast(cell, template):
     features, _, _ = cell
-    assert len(contrasts(features, np.empty((0, 3)), template, radius=RADIUS)) == 0
+    near = compare(features, np.empty((0, 3)), template, radius=RADIUS)
+    assert len(near.contrasts) == 0
+    assert near.moves.shape == (0, 3)
 
 
 def test_a_place_at_the_face_of_the_tomogram_has_a_contrast(cell, template):

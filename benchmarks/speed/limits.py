@@ -7,7 +7,6 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-import numpy as np
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 

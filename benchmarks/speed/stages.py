@@ -23,7 +23,7 @@ from limits import (
 
 from tomopicker.calibrate import judge, most_candidates
 from tomopicker.checkpoint import read_checkpoint
-from tomopicker.inference import contrasts_of, features_of, find_particles, network_of, score
+from tomopicker.inference import compare_peaks, features_of, find_particles, network_of, score
 from tomopicker.io.tomograms import read_tomogram
 from tomopicker.peaks import find_peaks
 from tomopicker.preprocess import Normalisation
@@ -141,8 +141,8 @@ def _stages(
     if checkpoint.template is not None:
         # It knows no wedge, and so makes its templates anew.
         bare = replace(checkpoint, template=replace(checkpoint.template, wedges=None))
-        tasks["templates"] = lambda: contrasts_of(bare, features, centres[:1], device=device)
-        tasks["comparison"] = lambda: contrasts_of(checkpoint, features, centres, device=device)
+        tasks["templates"] = lambda: compare_peaks(bare, features, centres[:1], device=device)
+        tasks["comparison"] = lambda: compare_peaks(checkpoint, features, centres, device=device)
         tasks["comparison"]()
         with operations_counter() as comparing:
             tasks["comparison"]()

@@ -23,7 +23,7 @@ from tomopicker.calibrate import (
 )
 from tomopicker.inference import (
     add_shape,
-    contrasts_of,
+    compare_peaks,
     find_candidates,
     most_compared,
     network_of,
@@ -46,6 +46,7 @@ if TYPE_CHECKING:
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.features import Features
     from tomopicker.task import Labelled, Task
+    from tomopicker.template import Compared
     from tomopicker.types import Floats
 
 _SCORING, _ALIGNING = 0.1, 0.7
@@ -294,6 +295,7 @@ def _with_shape(
     rng = np.random.default_rng([task.config.training.seed, 3])
     gain: float | None = None  # of one that were alone in the average
     is_aligned = np.zeros(len(scores), dtype=bool)
+    at = [centres for _, centres, _ in peaks]
     for number, share in enumerate(_SHARES_OF_HIDDEN):
         start, end = np.array([number, number + 1]) / len(_SHARES_OF_HIDDEN)
         middle = start + _ALIGNING * (end - start)
@@ -305,16 +307,16 @@ def _with_shape(
             task,
             checkpoint,
             [
-                (features, centres[is_in])
-                for (features, centres, _), is_in in zip(peaks, joined, strict=True)
+                (features, places[is_in])
+                for (features, _, _), places, is_in in zip(peaks, at, joined, strict=True)
             ],
             rng=rng,
             device=device,
             progress=_part(progress, start, middle),
         )
-        contrasts = _contrasts(
-            checkpoint, peaks, device=device, progress=_part(progress, middle, end)
-        )
+        near = _compared(checkpoint, peaks, device=device, progress=_part(progress, middle, end))
+        contrasts = np.concatenate([some.contrasts for some in near])
+        at = [places + some.moves for (_, places, _), some in zip(peaks, near, strict=True)]
         mixture = fit_mixture(
             scores[told],
             contrasts[told],
@@ -333,11 +335,19 @@ def _with_shape(
         now[told] = mixture.chances
         chances = _for_each(peaks, now)
     checkpoint = _described(checkpoint, template_weight=mixture.weight)
+    excess = _for_each(peaks, mixture.gain * is_aligned)
     return checkpoint, [
-        (features, *add_shape(checkpoint, features.shape, centres, scores, near))
-        for (features, centres, scores), near in zip(
-            every, _for_each(peaks, contrasts - mixture.gain * is_aligned), strict=True
+        (
+            features,
+            *add_shape(
+                checkpoint,
+                features.shape,
+                centres,
+                scores,
+                replace(some, contrasts=some.contrasts - more),
+            ),
         )
+        for (features, centres, scores), some, more in zip(every, near, excess, strict=True)
     ]
 
 
@@ -373,26 +383,24 @@ def _with_template(
     return replace(_described(checkpoint, aligned=number), template=template)
 
 
-def _contrasts(
+def _compared(
     checkpoint: Checkpoint,
     peaks: Sequence[_Peaks],
     *,
     device: str,
     progress: Callable[[float], None],
-) -> Floats:
-    """Of all peaks of all tomograms with the checkpoint's template."""
-    return np.concatenate(
-        [
-            contrasts_of(
-                checkpoint,
-                features,
-                centres,
-                device=device,
-                progress=_part(progress, number / len(peaks), (number + 1) / len(peaks)),
-            )
-            for number, (features, centres, _) in enumerate(peaks)
-        ]
-    )
+) -> list[Compared]:
+    """The peaks of each tomogram with the checkpoint's template."""
+    return [
+        compare_peaks(
+            checkpoint,
+            features,
+            centres,
+            device=device,
+            progress=_part(progress, number / len(peaks), (number + 1) / len(peaks)),
+        )
+        for number, (features, centres, _) in enumerate(peaks)
+    ]
 
 
 def _labels_of(

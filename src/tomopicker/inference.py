@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import compress, product
 from math import ceil, prod
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -23,11 +23,11 @@ from tomopicker.mask import kept_box, within
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.memory import automatic_bytes, streamed_bytes
 from tomopicker.network import build, folded, receptive_radius, stream
-from tomopicker.peaks import Peaks, find_peaks, refine
+from tomopicker.peaks import Peaks, are_apart, find_peaks, refine
 from tomopicker.prefetch import one_ahead
 from tomopicker.preprocess import Normalisation, finite
 from tomopicker.rescale import rescale, rescaled_voxel_size
-from tomopicker.template import computing_on, contrasts
+from tomopicker.template import Compared, compare, computing_on
 from tomopicker.types import Particles, Shape, Window
 from tomopicker.windows import around, grid, inside, shifted, tile_of, tiles
 
@@ -51,8 +51,8 @@ _Part: TypeAlias = "tuple[Window, NDArray[np.float32] | None, float]"
 """A window of the volume, its logits, and the share of the work done; None where a mask keeps
 nothing, so that nothing was computed."""
 
-Fit: TypeAlias = "Callable[[NDArray[np.float64]], Floats]"
-"""(n, 3) places ``z y x``, the best first, to (n,) what a template adds to their scores."""
+Fit: TypeAlias = "Callable[[NDArray[np.float64], Floats], tuple[NDArray[np.float64], Floats]]"
+"""(n, 3) peaks ``z y x`` and their scores, best first, to those that a template makes of them."""
 
 _TIMES_EXPECTED = 10
 _LARGEST_LOOKED_AT = 0.5
@@ -230,26 +230,25 @@ def fit_of(
     features
         Of the tomogram; its correlation is not looked at.
     """
-    weight = checkpoint.description.template_weight
-    if checkpoint.template is None or not weight:
+    if checkpoint.template is None or not checkpoint.description.template_weight:
         return None
 
-    def fit(centres: NDArray[np.float64]) -> Floats:
-        near = contrasts_of(checkpoint, features, centres, device=device, progress=progress)
-        return weight * for_all(near, len(centres))
+    def fit(centres: NDArray[np.float64], scores: Floats) -> tuple[NDArray[np.float64], Floats]:
+        near = compare_peaks(checkpoint, features, centres, device=device, progress=progress)
+        return with_shape(checkpoint, centres, scores, near)
 
     return fit
 
 
-def contrasts_of(
+def compare_peaks(
     checkpoint: Checkpoint,
     features: Features,
     centres: NDArray[np.float64],
     *,
     device: str = "cpu",
     progress: Callable[[float], None] = lambda _: None,
-) -> Floats:
-    """(m,) contrast of the checkpoint's template at the best m of (n, 3) peaks ``z y x``.
+) -> Compared:
+    """Compare the best m of (n, 3) peaks ``z y x`` with the checkpoint's template.
 
     Parameters
     ----------
@@ -261,25 +260,41 @@ def contrasts_of(
     template, description = checkpoint.template, checkpoint.description
     assert template is not None
     # Of the candidates, however many peaks there are: a score must not hang on that.
-    most = most_compared(checkpoint, features.shape)
+    centres = centres[: most_compared(checkpoint, features.shape)]
     with computing_on(device):
-        return contrasts(
-            features,
-            centres[:most],
-            template,
-            radius=description.radius_voxels,
-            progress=progress,
+        near = compare(
+            features, centres, template, radius=description.radius_voxels, progress=progress
         )
+    stays = ~_are_inside(features, centres + near.moves)
+    return replace(near, moves=np.where(stays[:, None], 0.0, near.moves))
 
 
-def for_all(near: Floats, count: int) -> Floats:
-    """(count,) contrasts from those of the best peaks.
+def with_shape(
+    checkpoint: Checkpoint, centres: NDArray[np.float64], scores: Floats, near: Compared
+) -> tuple[NDArray[np.float64], Floats]:
+    """Peaks with what the checkpoint's template tells of the best ones, the best first again.
 
-    Those far down the list are no particles, however they fit: they get what the last ones have
-    that were looked at.
+    Each moves to where the template fits. Of those that are then nearer to each other than peaks
+    may be the best stays. Those far down the list are no particles, however they fit: they get
+    what the last ones have that were looked at.
+
+    Parameters
+    ----------
+    centres, scores
+        (n, 3) ``z y x`` and (n,), the best first.
+    near
+        What `compare_peaks` found there.
     """
-    last = float(np.median(near[-max(len(near) // 5, 1) :])) if len(near) else 0.0
-    return np.pad(near, (0, count - len(near)), constant_values=last)
+    description = checkpoint.description
+    few = near.contrasts[-max(len(near.contrasts) // 5, 1) :]
+    contrasts = np.full(len(scores), np.median(few) if len(few) else 0.0)
+    contrasts[: len(near.contrasts)] = near.contrasts
+    scores = scores + description.template_weight * contrasts
+    centres = centres + np.pad(near.moves, ((0, len(scores) - len(near.moves)), (0, 0)))
+    order = np.argsort(-scores, kind="stable")
+    spacing = description.config.peaks.exclusion * description.radius_voxels
+    order = order[are_apart(centres[order], radius=spacing)]
+    return centres[order], scores[order]
 
 
 def find_particles(
@@ -312,10 +327,10 @@ def find_particles(
     scores, margin = _for_peaks(scores, config, radius)
     peaks = _peaks(scores, config, radius, count, floor if fit is None else -np.inf)
     centres = _centres(scores, peaks, config, radius) + margin
+    found = peaks.scores
     if fit is not None:
-        peaks, centres = _fitted(peaks, centres, fit)
-    above = peaks.scores > floor
-    return centres[above], peaks.scores[above]
+        centres, found = fit(centres, found)
+    return centres[found > floor], found[found > floor]
 
 
 def pick(
@@ -375,7 +390,7 @@ def pick(
     radius = description.radius_voxels
     shape, most = scores.shape, most_candidates(scores.size, config.peaks.exclusion * radius)
     scores, margin = _for_peaks(scores, config, radius, overwrite=overwrite)
-    judged = fit = None
+    judged = centres = None
     if calibration is None and length is not None:
         # With the candidates that follow the list, at once.
         peaks = _peaks(scores, config, radius, 2 * length + _MORE_CANDIDATES, -np.inf)
@@ -384,40 +399,45 @@ def pick(
     else:
         # The list is the start of the candidates, unless it is the longer of the two.
         peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
+        found, judged_by = peaks.scores, most
         if description.template_weight:
             features = features or _features(checkpoint, tomogram, None)
             fit = fit_of(checkpoint, features, device=device, progress=progress)
-        if fit is not None:
-            peaks, centres = _fitted(peaks, _centres(scores, peaks, config, radius) + margin, fit)
-        judged_by = most if fit is None else _judged_by(checkpoint, shape)
-        judged = judge(peaks.best(judged_by).scores, calibration)
+            if fit is not None:
+                centres, found = fit(_centres(scores, peaks, config, radius) + margin, found)
+                judged_by = _judged_by(checkpoint, shape)
+        judged = judge(found[:judged_by], calibration)
         if automatic:
             length = judged.best_length
         elif cut.fdr is not None:
             length = judged.length_at(cut.fdr)
-        if fit is None and cut.threshold is not None and len(peaks) and peaks.scores[-1] > floor:
+        if centres is None and cut.threshold is not None and len(found) and found[-1] > floor:
             peaks = _peaks(scores, config, radius, None, floor)
-    above = int(np.count_nonzero(peaks.scores > floor))
+    if centres is None:
+        found = peaks.scores
+    above = int(np.count_nonzero(found > floor))
     count = above if length is None else min(length, above)
     # Peaks are taken best first, so a list is the beginning of every longer one.
     wanted = 2 * count + _MORE_CANDIDATES
-    if len(peaks) < wanted and fit is None:
-        peaks = _peaks(scores, config, radius, wanted, -np.inf)
-    peaks = peaks.best(wanted)
-    centres = _centres(scores, peaks, config, radius) + margin if fit is None else centres[:wanted]
+    if centres is None:
+        if len(peaks) < wanted:
+            peaks = _peaks(scores, config, radius, wanted, -np.inf)
+        peaks = peaks.best(wanted)
+        centres, found = _centres(scores, peaks, config, radius) + margin, peaks.scores
+    centres, found = centres[:wanted], found[:wanted]
     # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
     centres = centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
     table = Particles.from_voxels(
         np.minimum(centres, np.array(tomogram.shape) - 0.5),
         voxel_size=tomogram.voxel_size,
-        scores=peaks.scores,
-        probabilities=None if judged is None else _chances(judged, len(peaks)),
-        tomograms=[tomogram.name] * len(peaks),
+        scores=found,
+        probabilities=None if judged is None else _chances(judged, len(found)),
+        tomograms=[tomogram.name] * len(found),
     )
     return Picked(
         particles=table.select(np.arange(count)),
         candidates=table,
-        threshold=float(peaks.scores[count - 1]) if count else None,
+        threshold=float(found[count - 1]) if count else None,
         estimated=None if judged is None else judged.count,
         lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
         histogram=None if judged is None else judged.histogram,
@@ -437,7 +457,7 @@ def add_shape(
     shape: Shape,
     centres: NDArray[np.float64],
     scores: Floats,
-    near: Floats,
+    near: Compared,
 ) -> tuple[NDArray[np.float64], Floats]:
     """Candidates that a tomogram of a shape is judged by with a template.
 
@@ -446,11 +466,11 @@ def add_shape(
     centres, scores
         Of `find_candidates`.
     near
-        Of `contrasts_of` there.
+        Of `compare_peaks` there.
     """
-    scores = scores + checkpoint.description.template_weight * for_all(near, len(scores))
-    order = np.argsort(-scores, kind="stable")[: _judged_by(checkpoint, shape)]
-    return centres[order], scores[order]
+    centres, scores = with_shape(checkpoint, centres, scores, near)
+    some = _judged_by(checkpoint, shape)
+    return centres[:some], scores[:some]
 
 
 def most_compared(checkpoint: Checkpoint, shape: Shape) -> int:
@@ -468,6 +488,18 @@ def _judged_by(checkpoint: Checkpoint, shape: Shape) -> int:
     return ceil(_JUDGED * most_compared(checkpoint, shape))
 
 
+def _are_inside(features: Features, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Whether each of (n, 3) places is in the tomogram, where its mask keeps it."""
+    voxels = np.rint(centres).astype(int)
+    are_inside: NDArray[np.bool_] = np.all((voxels >= 0) & (voxels < features.shape), axis=1)
+    if features.mask is not None:
+        for row in np.flatnonzero(are_inside):
+            z, y, x = voxels[row].tolist()
+            voxel = Window(corner=(z, y, x), shape=(1, 1, 1))
+            are_inside[row] = within(features.mask, features.shape, voxel).all()
+    return are_inside
+
+
 def _chances(judged: Judged, count: int) -> Floats:
     """(count,) probabilities of the best peaks; 0 below the last candidate."""
     chances = judged.chances[:count]
@@ -479,13 +511,6 @@ def _peaks(
 ) -> Peaks:
     """Peaks of smoothed scores."""
     return find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
-
-
-def _fitted(peaks: Peaks, centres: Floats, fit: Fit) -> tuple[Peaks, Floats]:
-    """Peaks with what a template adds to their scores, and their centres, best first again."""
-    scores = peaks.scores + fit(centres)
-    order = np.argsort(-scores, kind="stable")
-    return Peaks(voxels=peaks.voxels[order], scores=scores[order]), centres[order]
 
 
 def _centres(

@@ -12,6 +12,7 @@ from typing import TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.spatial import KDTree
 
 from tomopicker.errors import InputError
 from tomopicker.types import Floats, Shape, Volume
@@ -149,6 +150,21 @@ def refine(scores: Volume, peaks: Peaks, *, radius: float) -> Floats:
             if not len(moving):
                 break
     return centres
+
+
+def are_apart(centres: Floats, *, radius: float) -> NDArray[np.bool_]:
+    """Tell which of (n, 3) centres, best first, stay: those with none that stays within a radius.
+
+    >>> are_apart(np.array([[0.0, 0, 0], [0, 0, 2], [0, 0, 4]]), radius=3).tolist()
+    [True, False, True]
+    """
+    stays = np.ones(len(centres), dtype=bool)
+    if len(centres):
+        pairs = KDTree(centres).query_pairs(radius, output_type="ndarray")
+        # By the better one: whether it stays is known when its turn comes.
+        for better, other in pairs[np.lexsort(pairs.T[::-1])].tolist():
+            stays[other] &= not stays[better]
+    return stays
 
 
 _Voxel: TypeAlias = Shape  # z y x

@@ -57,7 +57,9 @@ _MOST_ALIGNED = 500
 
 _MARGIN = 4  # voxels around a box, for the filter that makes noise white and for shifts
 _SHIFTS = [(z, y, x) for z, y, x in product((-1, 0, 1), repeat=3) if z * y * x == 0]
-"""All but corners, farther than a centre is off: with them F1 is the same, in 4 / 3 of the time."""
+"""Of particles that are aligned: all but corners, which change nothing there."""
+_PLACES = [at for at in product((-2, -1, 0, 1, 2), repeat=3) if sum(step**2 for step in at) <= 6]
+"""About a peak, which is farther from its particle's centre than a voxel in every other case."""
 _NOISE_BOXES = 300
 _BAND = 0.4  # cycles a voxel beyond which nothing is looked at
 _EDGE = 0.02
@@ -73,9 +75,12 @@ _COMPONENTS = 384
 _OF_WHICH_ONE = 3
 """Of so many templates one tells how they vary."""
 _ROUGH, _COARSE = 48, 10
-"""Shifts are chosen by so many components, the first, of one in so many templates. At the best few
+"""Places are chosen by so many components, the first, of one in so many templates. At the best few
 all components of all templates are compared."""
-_SHIFTS_KEPT = 6
+_PLACES_KEPT = 8
+_VOXELS_TO_BE_SURE, _FROM_PEAK = 70, 1.0
+"""The chance that a particle of v voxels is at a place: exp(v / 70 x correlation), times a normal
+density of its distance in voxels from the peak."""
 _SAME_WEDGE = 0.04
 """Mean difference of the amplitudes that two wedges pass, below which they are taken for one. Two
 measurements of one differ by 0.02, a tilt range of 60 degrees from one of 54 by 0.07."""
@@ -178,18 +183,29 @@ def learn_template(
     return Template(volume=average.cpu().numpy(), wedges=wedges.cpu().numpy())
 
 
-def contrasts(
+@dataclass(frozen=True, kw_only=True)
+class Compared:
+    """What a template tells of n places."""
+
+    contrasts: Floats
+    """(n,) how much better the template fits than decoys do, -1 to 1."""
+    moves: Floats
+    """(n, 3) from the place to where the template fits, ``z y x`` in voxels, each within 2.5."""
+
+
+def compare(
     features: Features,
     centres: Floats,
     template: Template,
     *,
     radius: float,
     progress: Callable[[float], None] = lambda _: None,
-) -> Floats:
-    """(n,) how much better the template fits each place than decoys do, -1 to 1.
+) -> Compared:
+    """Compare places with a template in all orientations, and with decoys.
 
-    The correlation with the template in its best orientation and shift, less the mean of the
-    correlations with its mirror image and with the best of the lumps.
+    A contrast is the correlation with the template in its best orientation and place nearby, less
+    the mean of the correlations with its mirror image and with the best of the lumps. A move is to
+    the mean of the places nearby, weighed by the chance that the particle is there.
 
     Parameters
     ----------
@@ -201,7 +217,7 @@ def contrasts(
         Of the particle, voxels.
     """
     if not len(centres):
-        return np.empty(0)
+        return Compared(contrasts=np.empty(0), moves=np.empty((0, 3)))
     boxes = _Boxes(radius)
     optics = _Optics.of(features, boxes)
     known = [] if template.wedges is None else list(torch.as_tensor(template.wedges))
@@ -211,18 +227,37 @@ def contrasts(
     else:
         axes, few, lengths = _shown_by_scheme(template, number, radius, str(optics.wedge.device))
     rough, coarse = axes[:, :_ROUGH], few[:_ROUGH, ::_COARSE].contiguous()
-    found = []
+    nearby = torch.tensor(_PLACES, dtype=torch.float32)
+    # Memory that is given once: to touch new memory takes longer than to compute what is in it.
+    size = min(_AT_ONCE, len(centres))
+    fits = torch.empty(size * len(_PLACES), coarse.shape[1])
+    finer = torch.empty(size * _PLACES_KEPT, few.shape[1])
+    contrasts, moves = [], []
     for start in range(0, len(centres), _AT_ONCE):
         blocks = boxes.read(features, centres[start : start + _AT_ONCE])
-        white = optics.whitened(blocks)
-        fits = (boxes.compared(white, rough) @ coarse).amax(dim=2)
-        best = fits.topk(_SHIFTS_KEPT, dim=1).indices
-        by_kind = torch.split(boxes.compared_at(white, best, axes) @ few, lengths, dim=2)
-        fit, mirrored, lump = (some.amax(dim=(1, 2)) for some in by_kind)
-        found.append(fit - (mirrored + lump) / 2)
+        white, count = optics.whitened(blocks), len(blocks)
+        voxels, norms = boxes.along(white, rough)
+        torch.mm(voxels.flatten(0, 1), coarse, out=fits[: count * len(_PLACES)])
+        fit = fits[: count * len(_PLACES)].amax(1).reshape(count, -1)
+        best = fit.topk(_PLACES_KEPT, dim=1).indices
+        voxels = boxes.along_at(white, best, norms.gather(1, best), axes)
+        torch.mm(voxels.flatten(0, 1), few, out=finer[: count * _PLACES_KEPT])
+        fit, mirrored, lump = (
+            kind.amax(1).reshape(count, -1)
+            for kind in torch.split(finer[: count * _PLACES_KEPT], lengths, dim=1)
+        )
+        contrasts.append(fit.amax(1) - (mirrored.amax(1) + lump.amax(1)) / 2)
+        # Boxes are read about the nearest whole voxel.
+        whole = torch.as_tensor((np.rint(centres) - centres)[start : start + count]).float()
+        away = nearby[best] + whole[:, None]
+        odds = len(boxes.weights) / _VOXELS_TO_BE_SURE * fit
+        chances = torch.softmax(odds - away.square().sum(2) / (2 * _FROM_PEAK**2), dim=1)
+        moves.append((chances[:, :, None] * away).sum(1))
         progress(min(1.0, (start + _AT_ONCE) / len(centres)))
-    differences: Floats = torch.cat(found).cpu().numpy().astype(np.float64)
-    return differences
+    return Compared(
+        contrasts=torch.cat(contrasts).cpu().numpy().astype(np.float64),
+        moves=torch.cat(moves).cpu().numpy().astype(np.float64),
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -421,42 +456,50 @@ class _Boxes:
         ]
         return torch.as_tensor(np.stack(blocks))
 
-    def compared(self, blocks: Tensor, axes: Tensor | None = None) -> Tensor:
-        """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1.
+    def compared(self, blocks: Tensor) -> Tensor:
+        """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1."""
+        middle, away = self._rows(self.outer, _MARGIN, _SHIFTS)
+        every = blocks.flatten(1)
+        return torch.stack([self._normalised(every[:, middle + by]) for by in away], dim=1)
 
-        With (v, k) axes of such voxels, (n, s, k) along those.
+    def along(self, blocks: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, p, k) along (v, k) axes the voxels at each of p places nearby; (n, p) their norms.
+
+        Voxels as of `compared`, of which the axes are made.
         """
-        reach = max(map(max, _SHIFTS))
+        reach = max(map(max, _PLACES))
         near, wide = slice(_MARGIN - reach, _MARGIN + self.side + reach), self.side + 2 * reach
         # A voxel of all boxes lies together, so that those of the ball are copied in long pieces.
         every = blocks[:, near, near, near].permute(1, 2, 3, 0).reshape(-1, len(blocks))
-        middle, away = self._rows(wide, reach)
-        root, total = self.weights.sqrt()[:, None], self.weights.sum()
-        along = None if axes is None else (axes * root).T.contiguous()
-        length = len(middle) if along is None else len(along)
-        found = torch.empty(len(blocks), len(_SHIFTS), length)
+        middle, away = self._rows(wide, reach, _PLACES)
+        balls = torch.zeros(len(away), wide**3)
+        balls.scatter_(1, middle + away[:, None], self.weights.expand(len(away), -1))
+        total = self.weights.sum()
+        mean = balls @ every / total
+        norms = (balls @ every.square() - total * mean**2).clamp(min=0).sqrt().clamp(min=1e-6)
+        # Axes have no mean of their own, and so see none.
+        weighed = (axes * self.weights.sqrt()[:, None]).T.contiguous()
+        voxels = torch.empty(len(middle), len(blocks))
+        found = torch.empty(len(blocks), len(away), len(weighed))
         for number, by in enumerate(away):
-            voxels = every[middle + by]
-            mean = self.weights @ voxels / total
-            square = (self.weights @ voxels.square() - total * mean**2).clamp(min=0)
-            norm = square.sqrt().clamp(min=1e-6)
-            # Axes have no mean of their own, and so see none.
-            values = (voxels - mean) * root if along is None else along @ voxels
-            found[:, number] = (values / norm).T
-        return found
+            torch.index_select(every, 0, middle + by, out=voxels)
+            found[:, number] = (weighed @ voxels / norms[number]).T
+        return found, norms.T
 
-    def compared_at(self, blocks: Tensor, shifts: Tensor, axes: Tensor) -> Tensor:
-        """(n, s, k) as `compared` along (v, k) axes, at (n, s) numbers of shifts of each box."""
-        middle, away = self._rows(self.outer, _MARGIN)
-        at = (middle + away[shifts][:, :, None]).flatten(1)
-        voxels = blocks.flatten(1).gather(1, at).reshape(*shifts.shape, -1)
-        return self._normalised(voxels) @ axes
+    def along_at(self, blocks: Tensor, places: Tensor, norms: Tensor, axes: Tensor) -> Tensor:
+        """(n, m, k) as `along` at (n, m) numbers of places nearby, of (n, m) norms."""
+        middle, away = self._rows(self.outer, _MARGIN, _PLACES)
+        at = (middle + away[places][:, :, None]).flatten(1)
+        voxels = blocks.flatten(1).gather(1, at).reshape(*places.shape, -1)
+        return voxels @ (axes * self.weights.sqrt()[:, None]) / norms[:, :, None]
 
-    def _rows(self, wide: int, margin: int) -> tuple[Tensor, Tensor]:
-        """(v,) rows of the ball's voxels in a flat cube of a margin more, (s,) what shifts add."""
-        steps = torch.tensor([wide**2, wide, 1])
-        middle = (self.places.long() + self.half + margin) * steps
-        return middle.sum(1), (torch.tensor(_SHIFTS) * steps).sum(1)
+    def _rows(
+        self, wide: int, margin: int, steps: Sequence[tuple[int, ...]]
+    ) -> tuple[Tensor, Tensor]:
+        """(v,) rows of the ball's voxels in a flat cube of a margin more, (s,) what steps add."""
+        strides = torch.tensor([wide**2, wide, 1])
+        middle = (self.places.long() + self.half + margin) * strides
+        return middle.sum(1), (torch.tensor(steps) * strides).sum(1)
 
     def normalised(self, boxes: Tensor) -> Tensor:
         """(n, v) voxels of the ball of (n, side, side, side), weighed, mean 0 and norm 1."""
