@@ -495,37 +495,65 @@ def test_candidates_with_shape_added_are_those_that_picking_finds(monkeypatch):
     np.testing.assert_allclose(candidates[0][:5], picked.voxels, atol=1e-4)
 
 
-def test_a_peak_moves_to_where_the_template_fits_but_not_out_of_the_mask(monkeypatch):
-    scores, tomogram = _volume_of_peaks()
-    plain = _checkpoint(calibration=_calibration(), peaks__margin=0)
-    before = pick(scores, tomogram, plain, Cut(count=5)).particles
-    moves = np.zeros((1000, 3))
-    moves[0], moves[2], moves[3] = (0, 2, 0), (0, -2, 0), (0, 0, -8)
+def _moving(monkeypatch, moves, **settings):
+    """A checkpoint whose template has peaks move, the best first."""
     monkeypatch.setattr(
         "tomopicker.inference.compare",
         lambda _, centres, *__, **___: _compared(np.full(len(centres), 0.4), moves[: len(centres)]),
     )
-    checkpoint = replace(
-        plain,
-        template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
-        description=plain.description.model_copy(update={"template_weight": 10.0}),
-    )
+    plain = _checkpoint(calibration=_calibration(), **settings)
+    description = plain.description.model_copy(update={"template_weight": 10.0})
+    template = Template(volume=np.zeros((3, 3, 3), dtype=np.float32))
+    return plain, replace(plain, template=template, description=description)
+
+
+def test_a_peak_moves_to_where_the_template_fits_but_not_out_of_the_mask(monkeypatch):
+    scores, tomogram = _volume_of_peaks()
+    moves = np.zeros((1000, 3))
+    moves[0], moves[2], moves[3] = (0, 2, 0), (0, -2, 0), (0, 0, -8)
+    plain, shaped = _moving(monkeypatch, moves, peaks__margin=0)
+    before = pick(scores, tomogram, plain, Cut(count=5)).particles
     mask = np.ones(tomogram.shape, dtype=bool)
     mask[:, :5] = False
-    found = pick(scores, replace(tomogram, mask=mask), checkpoint, Cut(count=4)).particles
-    # The fourth moved to within the exclusion of the third, which is the better one; the third
-    # would have left the mask.
-    np.testing.assert_allclose(
-        found.voxels,
-        (before.voxels + moves[:5])[[0, 1, 2, 4]] - [[0, 0, 0], [0, 0, 0], moves[2], [0, 0, 0]],
-    )
-    np.testing.assert_allclose(found.scores, before.scores[[0, 1, 2, 4]] + 4)
+    found = pick(scores, replace(tomogram, mask=mask), shaped, Cut(count=4)).particles
+    # The third would have left the mask; the fourth has met it, and is the worse one.
+    moves[2] = 0
+    stay = [0, 1, 2, 4]
+    np.testing.assert_allclose(found.voxels, (before.voxels + moves[:5])[stay])
+    np.testing.assert_allclose(found.scores, before.scores[stay] + 4)
+
+
+@pytest.mark.parametrize("margin", [0, 1])
+def test_no_peak_moves_nearer_to_a_face_than_peaks_are_looked_for(monkeypatch, margin):
+    scores, tomogram = _volume_of_peaks()
+    outwards = np.tile([0, 0, -9.0], (1000, 1))
+    plain, shaped = _moving(monkeypatch, outwards, peaks__margin=margin)
+    least = plain.description.config.peaks.margin * plain.description.radius_voxels
+    before = pick(scores, tomogram, plain, Cut(count=9)).particles.voxels
+    found = pick(scores, tomogram, shaped, Cut(count=9)).particles.voxels
+    # The first, on whose place the second would be, has no room to move.
+    np.testing.assert_allclose(found[0], before[0])
+    assert found[:, 2].min() >= least
+
+
+def test_peaks_that_do_not_move_are_all_listed_however_long_the_list(monkeypatch):
+    scores = gaussian_filter(np.random.default_rng(0).normal(size=(40, 40, 60)), 1.0)
+    tomogram = Tomogram(name="noise", data=scores.astype(np.float32), voxel_size=10.0)
+    plain, shaped = _moving(monkeypatch, np.zeros((10_000, 3)), peaks__margin=0)
+    for count in (5, 150):
+        cut = Cut(count=count)
+        expected = pick(tomogram.data, tomogram, plain, cut).particles
+        found = pick(tomogram.data, tomogram, shaped, cut).particles
+        assert len(found) == len(expected) == count
+        np.testing.assert_allclose(found.voxels, expected.voxels, atol=1e-4)
+        np.testing.assert_allclose(found.scores, expected.scores + 4, rtol=1e-6)
 
 
 @pytest.mark.parametrize("length", [60, 240])
 def test_the_share_of_peaks_that_are_compared_is_that_of_any_volume(length):
     checkpoint = _checkpoint(calibration=_calibration())
-    features = SimpleNamespace(shape=(60, 60, length), mask=None)
+    volume = np.zeros((60, 60, length), dtype=np.float32)
+    features = SimpleNamespace(shape=volume.shape, data=volume, mask=None)
     asked = []
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(

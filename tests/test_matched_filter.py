@@ -91,6 +91,15 @@ def test_a_particle_at_the_face_is_learned_from_the_part_inside():
     assert radial.profile[0] < radial.profile[-1] - 0.5
 
 
+def test_tiles_at_once_have_the_correlation_of_one_after_the_other(monkeypatch):
+    volume = _planted(np.random.default_rng(2), CENTRES)
+    radial = RadialFilter(profile=np.array([-1.0, -1.0, -0.8, -0.2, 0.2, 0.0]))
+    monkeypatch.setattr("tomopicker.matched_filter._TILE", 16)
+    expected = correlate(_reader(volume), volume.shape, radial)
+    monkeypatch.setattr("torch.backends.mkl.is_available", lambda: False)
+    np.testing.assert_array_equal(correlate(_reader(volume), volume.shape, radial), expected)
+
+
 def test_a_flat_place_correlates_with_nothing():
     radial = RadialFilter(profile=np.array([-1.0, 0.0, 1.0]))
     assert not correlate(_reader(np.zeros((9, 9, 9))), (9, 9, 9), radial).any()

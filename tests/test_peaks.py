@@ -8,7 +8,7 @@ from numpy.typing import NDArray
 from scipy.ndimage import gaussian_filter
 
 from tomopicker.errors import InputError
-from tomopicker.peaks import Peaks, find_peaks, refine
+from tomopicker.peaks import Peaks, are_apart, find_peaks, refine
 
 KINDS = ("noise", "smooth", "tied", "constant", "saturated", "masked", "rising", "empty")
 
@@ -252,3 +252,18 @@ def test_a_peak_never_leaves_the_volume_nor_moves_farther_than_allowed(
 def test_refining_needs_a_radius() -> None:
     with pytest.raises(InputError, match="above 0 voxels"):
         refine(np.zeros((4, 4, 4)), find_peaks(np.zeros((4, 4, 4)), radius=2), radius=0)
+
+
+@settings(deadline=None)
+@given(st.integers(0, 2**32 - 1), st.integers(0, 60), st.floats(0.5, 8))
+def test_of_peaks_that_meet_the_best_stays_as_a_plain_loop_has_it(seed, count, radius):
+    rng = np.random.default_rng(seed)
+    before = np.rint(rng.uniform(0, 20, (count, 3)))
+    moved = before + rng.choice([0, 1], (count, 1)) * np.rint(rng.uniform(-2, 2, (count, 3)))
+    stay: list[int] = []
+    for one in range(count):
+        now, then = (np.linalg.norm(at[stay] - at[one], axis=1) for at in (moved, before))
+        if not ((now <= radius) & (now < then)).any():
+            stay.append(one)
+    assert np.flatnonzero(are_apart(moved, before=before, radius=radius)).tolist() == stay
+    assert are_apart(before, before=before, radius=radius).all()

@@ -117,6 +117,27 @@ def test_a_place_beside_a_particle_moves_to_it_and_has_its_contrast(cell, templa
     assert np.median(there - near.contrasts) < 0.02
 
 
+def test_places_are_compared_alike_in_batches_of_any_size(cell, template, monkeypatch):
+    features, mine, others = cell
+    places = np.concatenate([mine, others])
+    whole = compare(features, places, template, radius=RADIUS)
+    monkeypatch.setattr(module, "_AT_ONCE", 40)  # the last one is of 18
+    parts = compare(features, places, template, radius=RADIUS)
+    np.testing.assert_allclose(parts.contrasts, whole.contrasts, atol=1e-5)
+    np.testing.assert_allclose(parts.moves, whole.moves, atol=1e-4)
+
+
+def test_places_move_to_where_correlations_say_and_not_without_these():
+    boxes = module._Boxes(RADIUS)
+    centres = np.array([[10.0, 20.4, 30.0]])
+    flat = torch.full((1, len(boxes.nearby)), 0.1)
+    # But for what the places are not even about a centre between voxels.
+    np.testing.assert_allclose(module._moves(centres, flat, boxes), 0, atol=0.1)
+    clear = flat.clone()
+    clear[0, boxes.nearby.index((0, 1, -2))] = 1.0
+    np.testing.assert_allclose(module._moves(centres, clear, boxes), [[0, 0.6, -2]], atol=0.05)
+
+
 def test_dark_particles_are_told_from_others_as_bright_ones_are(cell, template):
     features, mine, _ = cell
     dark = replace(
@@ -224,7 +245,7 @@ def test_places_are_compared_at_every_shift(radius):
     boxes = module._Boxes(radius)
     generator = torch.Generator().manual_seed(1)
     blocks = 0.5 + torch.randn(5, *(boxes.outer,) * 3, generator=generator)
-    found = boxes.compared(blocks)
+    found = boxes.shifted(blocks)
     assert found.shape == (5, 19, len(boxes.places))
     for number, shift in enumerate(module._SHIFTS):
         at = [slice(module._MARGIN + by, module._MARGIN + by + boxes.side) for by in shift]
@@ -241,13 +262,14 @@ def test_places_are_compared_along_axes_at_every_place_nearby(radius):
     # Without a mean, as templates have none.
     axes = boxes.normalised(torch.randn(4, *(boxes.side,) * 3, generator=generator)).T
     found, norms = boxes.along(blocks, axes)
-    assert found.shape == (5, 81, 4)
-    for number, place in enumerate(module._PLACES):
+    assert found.shape == (5, len(boxes.nearby), 4)
+    assert len(boxes.nearby) == {3.0: 7, 6.0: 57}[radius]
+    for number, place in enumerate(boxes.nearby):
         at = [slice(module._MARGIN + by, module._MARGIN + by + boxes.side) for by in place]
         expected = boxes.normalised(blocks[:, *at]) @ axes
         torch.testing.assert_close(found[:, number], expected, atol=1e-5, rtol=0)
     # And at some of the places of each.
-    some = torch.randint(81, (5, 3), generator=generator)
+    some = torch.randint(len(boxes.nearby), (5, 3), generator=generator)
     expected = torch.stack([of[at] for of, at in zip(found, some, strict=True)])
     at_some = boxes.along_at(blocks, some, norms.gather(1, some), axes)
     torch.testing.assert_close(at_some, expected, atol=1e-5, rtol=0)

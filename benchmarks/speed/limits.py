@@ -25,7 +25,7 @@ _BLOCK = 128
 
 
 def use_threads(count: int) -> None:
-    """Let torch and the Fourier transforms use this many threads from now on."""
+    """Let torch, and processes that are started, use this many threads from now on."""
     torch.set_num_threads(count)
     os.environ["OMP_NUM_THREADS"] = str(count)
 

@@ -70,12 +70,12 @@ def compute_features(
     Each tomogram's correlation is standardised by its own mean and deviation, because the
     coefficient shrinks with the noise.
     """
+    import torch
+
     plain = Features(data=tomogram.data, normalisation=normalisation, mask=tomogram.mask)
     if radial is None:
         return plain
     correlation = correlate(plain.density, plain.shape, radial)
-    import torch
-
     # Plane by plane: the whole volume in a wider type would take several times its memory.
     planes = torch.from_numpy(correlation)
     mean = sum(float(plane.double().sum()) for plane in planes) / correlation.size

@@ -272,10 +272,10 @@ def _with_shape(
     """Add the average of the training particles and of likely ones, and its contrast to the peaks.
 
     The first average has what is likely by the scores alone, the others what is by shape, too; each
-    goes on from the one before. The gain of being in the average is learned with the first, as the
-    particles of the others were chosen by how they fit, and falls as one over their number. What
-    was rejected is known, and has no say. The first `calibrated` tomograms tell the chances by
-    score.
+    goes on from the one before, and likely ones from where they fitted it. The gain of being in the
+    average is learned with the first, as the particles of the others were chosen by how they fit,
+    and falls as one over their number. What was rejected is known, and has no say. The first
+    `calibrated` tomograms tell the chances by score.
     """
     every = peaks
     by_score = _chances_by_score(task, peaks, calibrated=calibrated, held_out=held_out)
@@ -299,7 +299,8 @@ def _with_shape(
     for number, share in enumerate(_SHARES_OF_HIDDEN):
         start, end = np.array([number, number + 1]) / len(_SHARES_OF_HIDDEN)
         middle = start + _ALIGNING * (end - start)
-        joined = likely_particles(task, peaks, chances, share=share)
+        moved = [(own, there, s) for (own, _, s), there in zip(peaks, at, strict=True)]
+        joined = likely_particles(task, moved, chances, share=share)
         before, is_aligned = is_aligned, trained | np.concatenate(joined)
         if number and (is_aligned == before).all():
             break  # Nobody new is aligned: the average stays as it is.
@@ -307,8 +308,8 @@ def _with_shape(
             task,
             checkpoint,
             [
-                (features, places[is_in])
-                for (features, _, _), places, is_in in zip(peaks, at, joined, strict=True)
+                (features, centres[is_in])
+                for (features, centres, _), is_in in zip(moved, joined, strict=True)
             ],
             rng=rng,
             device=device,

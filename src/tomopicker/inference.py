@@ -19,7 +19,7 @@ from tomopicker.checkpoint import check_weights
 from tomopicker.errors import InputError, is_out_of_memory
 from tomopicker.features import Features, compute_features
 from tomopicker.labels import ball_voxels
-from tomopicker.mask import kept_box, within
+from tomopicker.mask import keeps, kept_box, within
 from tomopicker.matched_filter import RadialFilter
 from tomopicker.memory import automatic_bytes, streamed_bytes
 from tomopicker.network import build, folded, receptive_radius, stream
@@ -223,7 +223,9 @@ def fit_of(
     device: str = "cpu",
     progress: Callable[[float], None] = lambda _: None,
 ) -> Fit | None:
-    """What the checkpoint's template adds to the score of a peak; None where it adds nothing.
+    """What the checkpoint's template makes of peaks; None where it has no say.
+
+    Other scores, other places, and fewer of them.
 
     Parameters
     ----------
@@ -235,7 +237,7 @@ def fit_of(
 
     def fit(centres: NDArray[np.float64], scores: Floats) -> tuple[NDArray[np.float64], Floats]:
         near = compare_peaks(checkpoint, features, centres, device=device, progress=progress)
-        return with_shape(checkpoint, centres, scores, near)
+        return _ranked_by_shape(checkpoint, centres, scores, near)
 
     return fit
 
@@ -265,18 +267,20 @@ def compare_peaks(
         near = compare(
             features, centres, template, radius=description.radius_voxels, progress=progress
         )
-    stays = ~_are_inside(features, centres + near.moves)
-    return replace(near, moves=np.where(stays[:, None], 0.0, near.moves))
+    may_move = _may_be_picked(
+        features, centres + near.moves, description.config, radius=description.radius_voxels
+    )
+    return replace(near, moves=np.where(may_move[:, None], near.moves, 0.0))
 
 
-def with_shape(
+def _ranked_by_shape(
     checkpoint: Checkpoint, centres: NDArray[np.float64], scores: Floats, near: Compared
 ) -> tuple[NDArray[np.float64], Floats]:
     """Peaks with what the checkpoint's template tells of the best ones, the best first again.
 
-    Each moves to where the template fits. Of those that are then nearer to each other than peaks
-    may be the best stays. Those far down the list are no particles, however they fit: they get
-    what the last ones have that were looked at.
+    Each moves to where the template fits. Of those that have met there, nearer to each other than
+    peaks may be, the best stays. Those far down the list are no particles, however they fit: they
+    get what the last ones have that were looked at.
 
     Parameters
     ----------
@@ -290,11 +294,11 @@ def with_shape(
     contrasts = np.full(len(scores), np.median(few) if len(few) else 0.0)
     contrasts[: len(near.contrasts)] = near.contrasts
     scores = scores + description.template_weight * contrasts
-    centres = centres + np.pad(near.moves, ((0, len(scores) - len(near.moves)), (0, 0)))
+    moved = centres + np.pad(near.moves, ((0, len(scores) - len(near.moves)), (0, 0)))
     order = np.argsort(-scores, kind="stable")
     spacing = description.config.peaks.exclusion * description.radius_voxels
-    order = order[are_apart(centres[order], radius=spacing)]
-    return centres[order], scores[order]
+    order = order[are_apart(moved[order], before=centres[order], radius=spacing)]
+    return moved[order], scores[order]
 
 
 def find_particles(
@@ -317,7 +321,7 @@ def find_particles(
     count, floor
         Peaks at most, and the score that they must exceed.
     fit
-        Of a template, to be added to the peaks' scores.
+        Of a template, which ranks and moves the peaks, and may drop some.
 
     Returns
     -------
@@ -397,15 +401,17 @@ def pick(
     elif calibration is None:
         peaks = _peaks(scores, config, radius, None, floor)
     else:
-        # The list is the start of the candidates, unless it is the longer of the two.
-        peaks = _peaks(scores, config, radius, max(most, length or 0), -np.inf)
+        # The list is the start of the candidates, unless it is the longer of the two. A template
+        # may drop those that it compares.
+        spare = most_compared(checkpoint, shape) if description.template_weight else 0
+        peaks = _peaks(scores, config, radius, max(most, (length or 0) + spare), -np.inf)
         found, judged_by = peaks.scores, most
         if description.template_weight:
             features = features or _features(checkpoint, tomogram, None)
             fit = fit_of(checkpoint, features, device=device, progress=progress)
             if fit is not None:
                 centres, found = fit(_centres(scores, peaks, config, radius) + margin, found)
-                judged_by = _judged_by(checkpoint, shape)
+                judged_by = _judged_by(checkpoint, shape, dropped=len(peaks) - len(found))
         judged = judge(found[:judged_by], calibration)
         if automatic:
             length = judged.best_length
@@ -468,8 +474,9 @@ def add_shape(
     near
         Of `compare_peaks` there.
     """
-    centres, scores = with_shape(checkpoint, centres, scores, near)
-    some = _judged_by(checkpoint, shape)
+    every = len(scores)
+    centres, scores = _ranked_by_shape(checkpoint, centres, scores, near)
+    some = _judged_by(checkpoint, shape, dropped=every - len(scores))
     return centres[:some], scores[:some]
 
 
@@ -483,21 +490,24 @@ def most_compared(checkpoint: Checkpoint, shape: Shape) -> int:
     return ceil(share * most_candidates(prod(shape), spacing))
 
 
-def _judged_by(checkpoint: Checkpoint, shape: Shape) -> int:
+def _judged_by(checkpoint: Checkpoint, shape: Shape, *, dropped: int) -> int:
     """Number of peaks that a tomogram is judged by where a template has its say."""
-    return ceil(_JUDGED * most_compared(checkpoint, shape))
+    return ceil(_JUDGED * (most_compared(checkpoint, shape) - dropped))
 
 
-def _are_inside(features: Features, centres: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """Whether each of (n, 3) places is in the tomogram, where its mask keeps it."""
-    voxels = np.rint(centres).astype(int)
-    are_inside: NDArray[np.bool_] = np.all((voxels >= 0) & (voxels < features.shape), axis=1)
+def _may_be_picked(
+    features: Features, centres: NDArray[np.float64], config: Config, *, radius: float
+) -> NDArray[np.bool_]:
+    """Whether peaks are looked for at each of (n, 3) places: off the faces, mask and unknown."""
+    margin = _margin(config, radius)
+    shape = np.array(features.shape)
+    found: NDArray[np.bool_] = np.all((centres >= margin) & (centres <= shape - margin - 1), axis=1)
+    voxels = np.rint(centres[found]).astype(np.int64)
+    known = np.isfinite(np.asarray(features.data[tuple(voxels.T)], dtype=np.float32))
     if features.mask is not None:
-        for row in np.flatnonzero(are_inside):
-            z, y, x = voxels[row].tolist()
-            voxel = Window(corner=(z, y, x), shape=(1, 1, 1))
-            are_inside[row] = within(features.mask, features.shape, voxel).all()
-    return are_inside
+        known &= keeps(features.mask, features.shape, voxels)
+    found[found] = known
+    return found
 
 
 def _chances(judged: Judged, count: int) -> Floats:
@@ -531,9 +541,14 @@ def _for_peaks(
         out = scores if overwrite else np.empty(scores.shape, dtype=np.float32)
         _smooth(scores, settings.smoothing * radius, out)
         scores = out
-    margin = ceil(settings.margin * radius)
+    margin = _margin(config, radius)
     z, y, x = (slice(margin, max(length - margin, margin)) for length in scores.shape)
     return scores[z, y, x], margin
+
+
+def _margin(config: Config, radius: float) -> int:
+    """Voxels from a face in which no peak is taken."""
+    return ceil(config.peaks.margin * radius)
 
 
 def _smooth(scores: NDArray[np.float32], sigma: float, out: NDArray[np.float32]) -> None:

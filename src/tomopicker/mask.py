@@ -98,6 +98,17 @@ def within(mask: Volume, shape: Shape, window: Window | None = None) -> NDArray[
     return kept
 
 
+def keeps(mask: Volume, shape: Shape, voxels: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Say of (n, 3) voxels ``z y x`` of a volume whether a mask keeps them, as `within` does.
+
+    >>> keeps(np.array([[[True, False]]]), (1, 1, 4), np.array([[0, 0, 1], [0, 0, 2]])).tolist()
+    [True, False]
+    """
+    at = ((voxels + 0.5) * np.array(mask.shape) / np.array(shape)).astype(np.intp)
+    kept: NDArray[np.bool_] = np.asarray(mask[tuple(at.T)]) != 0
+    return kept
+
+
 def kept_box(mask: Volume, shape: Shape, window: Window) -> Window | None:
     """Find the smallest box in a window of a volume that has all of it that a mask keeps.
 

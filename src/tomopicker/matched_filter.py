@@ -7,6 +7,7 @@ the thousands of a template search.
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from math import ceil
 from typing import TYPE_CHECKING
@@ -25,11 +26,13 @@ if TYPE_CHECKING:
     from torch import Tensor
 
     from tomopicker.types import Floats, Shape
+    from tomopicker.windows import Tile
 
 MASK_RADII = 1.25
 """Radius within which the filter looks, in particle radii: the particle and its first dark ring."""
 
 _TILE = 128
+_MOST_AT_ONCE = 4  # tiles, of 100 MB each
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -131,26 +134,32 @@ def correlate(
     template = torch.from_numpy(radial.template())
     scores = np.empty(shape, dtype=np.float16)
     kernels: dict[Shape, _Kernels] = {}
-    with torch.inference_mode():
-        for tile in tiles(shape, side=_TILE, halo=reach):
-            block = read(tile.read)
-            margins = [
-                (reach - (core - start), reach - (start + length - core - size))
-                for core, size, start, length in zip(
-                    tile.core.corner,
-                    tile.core.shape,
-                    tile.read.corner,
-                    tile.read.shape,
-                    strict=True,
-                )
-            ]
-            block = np.pad(block, margins, "symmetric")
-            z, y, x = (next_fast_len(length, real=True) for length in block.shape)
-            # Tiles have few shapes, so that most find their kernels' spectra here.
-            if (z, y, x) not in kernels:
-                kernels[z, y, x] = _Kernels.of(template, (z, y, x))
-            coefficient = _correlate_block(torch.from_numpy(block), kernels[z, y, x])
-            scores[tile.core.slices] = coefficient.half().numpy()
+
+    @torch.inference_mode()
+    def correlate_tile(tile: Tile) -> None:
+        block = read(tile.read)
+        margins = [
+            (reach - (core - start), reach - (start + length - core - size))
+            for core, size, start, length in zip(
+                tile.core.corner, tile.core.shape, tile.read.corner, tile.read.shape, strict=True
+            )
+        ]
+        block = np.pad(block, margins, "symmetric")
+        z, y, x = (next_fast_len(length, real=True) for length in block.shape)
+        # Tiles have few shapes, so that most find their kernels' spectra here.
+        if (z, y, x) not in kernels:
+            kernels[z, y, x] = _Kernels.of(template, (z, y, x))
+        coefficient = _correlate_block(torch.from_numpy(block), kernels[z, y, x])
+        scores[tile.core.slices] = coefficient.half().numpy()
+
+    every = tiles(shape, side=_TILE, halo=reach)
+    if torch.backends.mkl.is_available():  # type: ignore[no-untyped-call]
+        for tile in every:
+            correlate_tile(tile)
+    else:
+        # As on Apple's processors: there a transform has one thread.
+        with ThreadPoolExecutor(min(torch.get_num_threads(), _MOST_AT_ONCE)) as pool:
+            list(pool.map(correlate_tile, every))
     return scores
 
 

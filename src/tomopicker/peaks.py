@@ -152,19 +152,32 @@ def refine(scores: Volume, peaks: Peaks, *, radius: float) -> Floats:
     return centres
 
 
-def are_apart(centres: Floats, *, radius: float) -> NDArray[np.bool_]:
-    """Tell which of (n, 3) centres, best first, stay: those with none that stays within a radius.
+def are_apart(centres: Floats, *, before: Floats, radius: float) -> NDArray[np.bool_]:
+    """Tell which of peaks that have moved stay: those that no better one that stays has met.
 
-    >>> are_apart(np.array([[0.0, 0, 0], [0, 0, 2], [0, 0, 4]]), radius=3).tolist()
+    Two meet within the radius, if they are nearer to each other than they were.
+
+    Parameters
+    ----------
+    centres, before
+        (n, 3) now and as they were, the best first.
+
+    >>> before = np.array([[0.0, 0, 0], [0, 0, 4], [0, 0, 8]])
+    >>> are_apart(before * 0.5, before=before, radius=3).tolist()
     [True, False, True]
     """
-    stays = np.ones(len(centres), dtype=bool)
-    if len(centres):
-        pairs = KDTree(centres).query_pairs(radius, output_type="ndarray")
-        # By the better one: whether it stays is known when its turn comes.
-        for better, other in pairs[np.lexsort(pairs.T[::-1])].tolist():
-            stays[other] &= not stays[better]
-    return stays
+    stay = np.ones(len(centres), dtype=bool)
+    if not len(centres):
+        return stay
+    pairs = KDTree(centres).query_pairs(radius, output_type="ndarray")
+    now, then = (
+        np.linalg.norm(at[pairs[:, 0]] - at[pairs[:, 1]], axis=1) for at in (centres, before)
+    )
+    met = pairs[now < then]
+    # By the better one: whether it stays is known when its turn comes.
+    for better, other in met[np.lexsort(met.T[::-1])].tolist():
+        stay[other] &= not stay[better]
+    return stay
 
 
 _Voxel: TypeAlias = Shape  # z y x

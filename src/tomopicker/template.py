@@ -55,11 +55,12 @@ LARGEST_RADIUS = 12
 _MOST_ALIGNED = 500
 """More would take gigabytes, and a few hundred show all the detail that is looked at."""
 
-_MARGIN = 4  # voxels around a box, for the filter that makes noise white and for shifts
+_MARGIN = 4  # voxels around a box, for the filter that makes noise white and for places nearby
 _SHIFTS = [(z, y, x) for z, y, x in product((-1, 0, 1), repeat=3) if z * y * x == 0]
 """Of particles that are aligned: all but corners, which change nothing there."""
-_PLACES = [at for at in product((-2, -1, 0, 1, 2), repeat=3) if sum(step**2 for step in at) <= 6]
-"""About a peak, which is farther from its particle's centre than a voxel in every other case."""
+_NEARBY, _NEARBY_RADII = 2.45, 0.4
+"""How far from the voxel of a peak its particle is looked for: voxels, as every other peak is more
+than one off, and particle radii, lest a neighbour be found."""
 _NOISE_BOXES = 300
 _BAND = 0.4  # cycles a voxel beyond which nothing is looked at
 _EDGE = 0.02
@@ -80,7 +81,7 @@ all components of all templates are compared."""
 _PLACES_KEPT = 8
 _VOXELS_TO_BE_SURE, _FROM_PEAK = 70, 1.0
 """The chance that a particle of v voxels is at a place: exp(v / 70 x correlation), times a normal
-density of its distance in voxels from the peak."""
+density of the distance from the peak in voxels."""
 _SAME_WEDGE = 0.04
 """Mean difference of the amplitudes that two wedges pass, below which they are taken for one. Two
 measurements of one differ by 0.02, a tilt range of 60 degrees from one of 54 by 0.07."""
@@ -190,7 +191,7 @@ class Compared:
     contrasts: Floats
     """(n,) how much better the template fits than decoys do, -1 to 1."""
     moves: Floats
-    """(n, 3) from the place to where the template fits, ``z y x`` in voxels, each within 2.5."""
+    """(n, 3) from each place to where the template fits, ``z y x`` in voxels."""
 
 
 def compare(
@@ -227,37 +228,45 @@ def compare(
     else:
         axes, few, lengths = _shown_by_scheme(template, number, radius, str(optics.wedge.device))
     rough, coarse = axes[:, :_ROUGH], few[:_ROUGH, ::_COARSE].contiguous()
-    nearby = torch.tensor(_PLACES, dtype=torch.float32)
+    places = len(boxes.nearby)
+    kept = min(_PLACES_KEPT, places)
     # Memory that is given once: to touch new memory takes longer than to compute what is in it.
     size = min(_AT_ONCE, len(centres))
-    fits = torch.empty(size * len(_PLACES), coarse.shape[1])
-    finer = torch.empty(size * _PLACES_KEPT, few.shape[1])
+    rough_fits = torch.empty(size * places, coarse.shape[1])
+    fine_fits = torch.empty(size * kept, few.shape[1])
     contrasts, moves = [], []
     for start in range(0, len(centres), _AT_ONCE):
-        blocks = boxes.read(features, centres[start : start + _AT_ONCE])
-        white, count = optics.whitened(blocks), len(blocks)
+        some = centres[start : start + _AT_ONCE]
+        count, white = len(some), optics.whitened(boxes.read(features, some))
         voxels, norms = boxes.along(white, rough)
-        torch.mm(voxels.flatten(0, 1), coarse, out=fits[: count * len(_PLACES)])
-        fit = fits[: count * len(_PLACES)].amax(1).reshape(count, -1)
-        best = fit.topk(_PLACES_KEPT, dim=1).indices
+        torch.mm(voxels.flatten(0, 1), coarse, out=rough_fits[: count * places])
+        fits = rough_fits[: count * places].amax(1).reshape(count, places)
+        best = fits.topk(kept, dim=1).indices
         voxels = boxes.along_at(white, best, norms.gather(1, best), axes)
-        torch.mm(voxels.flatten(0, 1), few, out=finer[: count * _PLACES_KEPT])
+        torch.mm(voxels.flatten(0, 1), few, out=fine_fits[: count * kept])
         fit, mirrored, lump = (
-            kind.amax(1).reshape(count, -1)
-            for kind in torch.split(finer[: count * _PLACES_KEPT], lengths, dim=1)
+            kind.amax(1).reshape(count, kept)
+            for kind in torch.split(fine_fits[: count * kept], lengths, dim=1)
         )
         contrasts.append(fit.amax(1) - (mirrored.amax(1) + lump.amax(1)) / 2)
-        # Boxes are read about the nearest whole voxel.
-        whole = torch.as_tensor((np.rint(centres) - centres)[start : start + count]).float()
-        away = nearby[best] + whole[:, None]
-        odds = len(boxes.weights) / _VOXELS_TO_BE_SURE * fit
-        chances = torch.softmax(odds - away.square().sum(2) / (2 * _FROM_PEAK**2), dim=1)
-        moves.append((chances[:, :, None] * away).sum(1))
+        # What the others would fit, were all templates compared there.
+        fits += (fit - fits.gather(1, best)).mean(1, keepdim=True)
+        moves.append(_moves(some, fits.scatter(1, best, fit), boxes))
         progress(min(1.0, (start + _AT_ONCE) / len(centres)))
     return Compared(
         contrasts=torch.cat(contrasts).cpu().numpy().astype(np.float64),
         moves=torch.cat(moves).cpu().numpy().astype(np.float64),
     )
+
+
+def _moves(centres: Floats, fits: Tensor, boxes: _Boxes) -> Tensor:
+    """(n, 3) from (n, 3) centres to the mean of p places nearby, by (n, p) correlations there."""
+    # Boxes are read about the nearest whole voxel.
+    whole = torch.as_tensor((np.rint(centres) - centres).astype(np.float32))
+    away = torch.tensor(boxes.nearby) + whole[:, None]
+    odds = len(boxes.weights) / _VOXELS_TO_BE_SURE * fits
+    chances = torch.softmax(odds - away.square().sum(2) / (2 * _FROM_PEAK**2), dim=1)
+    return (chances[:, :, None] * away).sum(1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -287,7 +296,7 @@ def _seen(
                 number = len(schemes)
                 schemes.append((optics.wedge, []))
             blocks = boxes.read(features, centres[rows])
-            schemes[number][1].append(boxes.compared(optics.whitened(blocks)))
+            schemes[number][1].append(boxes.shifted(optics.whitened(blocks)))
     return [
         _Seen(wedge=wedge, passed=boxes.whole(wedge) ** 2, particles=torch.cat(parts))
         for wedge, parts in schemes
@@ -439,6 +448,11 @@ class _Boxes:
         self.side = side(radius)
         self.half = self.side // 2
         self.outer = self.side + 2 * _MARGIN + 1  # even, for the transform
+        reach = min(_NEARBY, _NEARBY_RADII * radius)
+        steps = range(-int(reach), int(reach) + 1)
+        self.nearby = [
+            (z, y, x) for z, y, x in product(steps, repeat=3) if z * z + y * y + x * x <= reach**2
+        ]
         axis = torch.arange(self.side) - self.half
         squared = axis[:, None, None] ** 2 + axis[:, None] ** 2 + axis**2
         self.ball = (MASK_RADII * radius + 0.5 - squared.sqrt()).clamp(0, 1)
@@ -456,7 +470,7 @@ class _Boxes:
         ]
         return torch.as_tensor(np.stack(blocks))
 
-    def compared(self, blocks: Tensor) -> Tensor:
+    def shifted(self, blocks: Tensor) -> Tensor:
         """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1."""
         middle, away = self._rows(self.outer, _MARGIN, _SHIFTS)
         every = blocks.flatten(1)
@@ -465,13 +479,13 @@ class _Boxes:
     def along(self, blocks: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
         """(n, p, k) along (v, k) axes the voxels at each of p places nearby; (n, p) their norms.
 
-        Voxels as of `compared`, of which the axes are made.
+        Voxels as of `shifted`, of which the axes are made.
         """
-        reach = max(map(max, _PLACES))
+        reach = max(map(max, self.nearby))
         near, wide = slice(_MARGIN - reach, _MARGIN + self.side + reach), self.side + 2 * reach
         # A voxel of all boxes lies together, so that those of the ball are copied in long pieces.
         every = blocks[:, near, near, near].permute(1, 2, 3, 0).reshape(-1, len(blocks))
-        middle, away = self._rows(wide, reach, _PLACES)
+        middle, away = self._rows(wide, reach, self.nearby)
         balls = torch.zeros(len(away), wide**3)
         balls.scatter_(1, middle + away[:, None], self.weights.expand(len(away), -1))
         total = self.weights.sum()
@@ -488,7 +502,7 @@ class _Boxes:
 
     def along_at(self, blocks: Tensor, places: Tensor, norms: Tensor, axes: Tensor) -> Tensor:
         """(n, m, k) as `along` at (n, m) numbers of places nearby, of (n, m) norms."""
-        middle, away = self._rows(self.outer, _MARGIN, _PLACES)
+        middle, away = self._rows(self.outer, _MARGIN, self.nearby)
         at = (middle + away[places][:, :, None]).flatten(1)
         voxels = blocks.flatten(1).gather(1, at).reshape(*places.shape, -1)
         return voxels @ (axes * self.weights.sqrt()[:, None]) / norms[:, :, None]

@@ -200,9 +200,6 @@ class Proposer:
             self.revision += 1
 
     def _work(self) -> None:
-        # The filter needs it; it takes seconds to import, in which the first particles are clicked.
-        import torch  # noqa: F401
-
         while True:
             with self._lock:
                 self._lock.wait_for(lambda: self._wish is not None or self._closed)
@@ -218,7 +215,7 @@ class Proposer:
         result, error = None, ""
         try:
             result = self._make(wish)
-        except (InputError, OSError, MemoryError) as problem:
+        except (InputError, OSError, MemoryError, ImportError) as problem:
             error = str(problem) or "there is not enough memory; close other programs"
         with self._lock:
             self._busy = None
@@ -231,6 +228,9 @@ class Proposer:
                 self._results[name] = result
 
     def _make(self, wish: Wish) -> Proposals | None:
+        # The filter needs it, and it takes seconds: time enough while the first ones are clicked.
+        import torch  # noqa: F401
+
         binned = self._bin(wish.tomogram, wish.radius)
         if wish.only_prepare:
             return None
