@@ -164,8 +164,9 @@ class Inference(Stage):
     template_weight: NotNegative = 0.0
     """The most that shape may weigh in a peak's score: how much better the average of the aligned
     particles fits there than decoys do, a difference of correlations (`default` only). How much
-    it does weigh is learned from all peaks. It takes eight particles to learn from, beside those
-    that are held out. 0 aligns nothing, which trains and picks faster."""
+    it does weigh is learned from all peaks, and these move to where the average fits. It takes
+    eight particles to learn from, beside those that are held out. 0 aligns nothing, which trains
+    and picks faster."""
 
 
 class Peaks(Stage):
