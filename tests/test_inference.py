@@ -510,7 +510,7 @@ def _moving(monkeypatch, moves, **settings):
 def test_a_peak_moves_to_where_the_template_fits_but_not_out_of_the_mask(monkeypatch):
     scores, tomogram = _volume_of_peaks()
     moves = np.zeros((1000, 3))
-    moves[0], moves[2], moves[3] = (0, 2, 0), (0, -2, 0), (0, 0, -8)
+    moves[0], moves[2], moves[3] = (0, 2, 0), (0, -2, 0), (0, 0, -9)
     plain, shaped = _moving(monkeypatch, moves, peaks__margin=0)
     before = pick(scores, tomogram, plain, Cut(count=5)).particles
     mask = np.ones(tomogram.shape, dtype=bool)

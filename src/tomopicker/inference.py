@@ -63,6 +63,10 @@ _JUDGED = 0.7
 """Of those, the best ones, by which a tomogram is judged. Contrasts scatter, so that some peaks
 below the ones that are compared would score as the last of these do: there the list has gaps."""
 
+_MET = 0.75
+"""Of the exclusion: two peaks that a template moves to within it are one particle's. Peaks fill the
+volume, and those of noise, which move at random, are often somewhat nearer than that to another."""
+
 _TOO_MUCH = 2.0  # times its own voxels that a tomogram's tiles read, halos and all
 _SLAB = 32  # planes to smooth at a time
 _BLUR_SIGMAS = 3.0
@@ -278,9 +282,9 @@ def _ranked_by_shape(
 ) -> tuple[NDArray[np.float64], Floats]:
     """Peaks with what the checkpoint's template tells of the best ones, the best first again.
 
-    Each moves to where the template fits. Of those that have met there, nearer to each other than
-    peaks may be, the best stays. Those far down the list are no particles, however they fit: they
-    get what the last ones have that were looked at.
+    Each moves to where the template fits. Of those that have met there the best stays. Those far
+    down the list are no particles, however they fit: they get what the last ones have that were
+    looked at.
 
     Parameters
     ----------
@@ -297,7 +301,7 @@ def _ranked_by_shape(
     moved = centres + np.pad(near.moves, ((0, len(scores) - len(near.moves)), (0, 0)))
     order = np.argsort(-scores, kind="stable")
     spacing = description.config.peaks.exclusion * description.radius_voxels
-    order = order[are_apart(moved[order], before=centres[order], radius=spacing)]
+    order = order[are_apart(moved[order], before=centres[order], radius=_MET * spacing)]
     return moved[order], scores[order]
 
 
@@ -411,7 +415,7 @@ def pick(
             fit = fit_of(checkpoint, features, device=device, progress=progress)
             if fit is not None:
                 centres, found = fit(_centres(scores, peaks, config, radius) + margin, found)
-                judged_by = _judged_by(checkpoint, shape, dropped=len(peaks) - len(found))
+                judged_by = _judged_by(checkpoint, shape)
         judged = judge(found[:judged_by], calibration)
         if automatic:
             length = judged.best_length
@@ -474,9 +478,8 @@ def add_shape(
     near
         Of `compare_peaks` there.
     """
-    every = len(scores)
     centres, scores = _ranked_by_shape(checkpoint, centres, scores, near)
-    some = _judged_by(checkpoint, shape, dropped=every - len(scores))
+    some = _judged_by(checkpoint, shape)
     return centres[:some], scores[:some]
 
 
@@ -490,9 +493,9 @@ def most_compared(checkpoint: Checkpoint, shape: Shape) -> int:
     return ceil(share * most_candidates(prod(shape), spacing))
 
 
-def _judged_by(checkpoint: Checkpoint, shape: Shape, *, dropped: int) -> int:
+def _judged_by(checkpoint: Checkpoint, shape: Shape) -> int:
     """Number of peaks that a tomogram is judged by where a template has its say."""
-    return ceil(_JUDGED * (most_compared(checkpoint, shape) - dropped))
+    return ceil(_JUDGED * most_compared(checkpoint, shape))
 
 
 def _may_be_picked(
