@@ -295,11 +295,10 @@ def _with_shape(
     rng = np.random.default_rng([task.config.training.seed, 3])
     gain: float | None = None  # of one that were alone in the average
     is_aligned = np.zeros(len(scores), dtype=bool)
-    at = [centres for _, centres, _ in peaks]
+    moved = list(peaks)
     for number, share in enumerate(_SHARES_OF_HIDDEN):
         start, end = np.array([number, number + 1]) / len(_SHARES_OF_HIDDEN)
         middle = start + _ALIGNING * (end - start)
-        moved = [(own, there, s) for (own, _, s), there in zip(peaks, at, strict=True)]
         joined = likely_particles(task, moved, chances, share=share)
         before, is_aligned = is_aligned, trained | np.concatenate(joined)
         if number and (is_aligned == before).all():
@@ -317,7 +316,10 @@ def _with_shape(
         )
         near = _compared(checkpoint, peaks, device=device, progress=_part(progress, middle, end))
         contrasts = np.concatenate([some.contrasts for some in near])
-        at = [places + some.moves for (_, places, _), some in zip(peaks, near, strict=True)]
+        moved = [
+            (features, centres + some.moves, own)
+            for (features, centres, own), some in zip(peaks, near, strict=True)
+        ]
         mixture = fit_mixture(
             scores[told],
             contrasts[told],
