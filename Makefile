@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 DEVELOPED := $(VENV)/.developed
 ACCURACY := template,filter-5,filter-10,filter-25,filter-100,paper-pn,paper-pu,paper-kl,supervised,$\
-default-10,default-25,default-50,default-100,default-200,ceiling,$\
+default-10,default-25,default-50,default-100,default-100~2,default-100~3,default-200,ceiling,$\
 default-100:shape,default-100:pretraining,default-100:mean-of-weights,$\
 default-100:pretraining-and-filter,default-100:core,default-100:augmentation,default-100:average,$\
 default-100:pu,default-100:filter-in-scores

@@ -9,7 +9,7 @@ import torch
 
 from small_task import RADIUS, SMALL, epochs_of, task_of, tomogram_of
 from tomopicker.config import preset
-from tomopicker.held_out import as_unseen, calibrate, likely_particles
+from tomopicker.held_out import as_unseen, calibrate, clicked_places, likely_particles
 from tomopicker.inference import score
 from tomopicker.mixture import Mixture
 from tomopicker.task import prepare
@@ -47,11 +47,6 @@ def test_aligned_particles_are_averaged(monkeypatch):
 
     monkeypatch.setattr("tomopicker.held_out.fit_mixture", fit)
     checkpoint = epochs_of(task)[-1].checkpoint
-    # So few that others are looked for, where the network has learned: two tomograms are scored.
-    more = calibrate(task, checkpoint).description
-    assert learned_from[0] > 0
-    assert asked[0] == (1, True, 50, None)
-    del asked[:], learned_from[:]
     # No more than are there are needed.
     monkeypatch.setattr("tomopicker.held_out._ENOUGH_TO_ALIGN", 8)
     calibrated = calibrate(task, checkpoint, progress=heard.append)
@@ -59,7 +54,8 @@ def test_aligned_particles_are_averaged(monkeypatch):
     assert calibrated.description.template_weight == 7
     # No other peak joins them, so there is no second average.
     assert asked == [(1, True, 50, None)]
-    assert learned_from == [0]  # It is in another tomogram.
+    # The tomogram that the network has learned in is scored, too.
+    assert learned_from[0] > 0
     assert calibrated.description.aligned == 8
     assert heard == sorted(heard)
     assert heard[-1] == 1
@@ -70,8 +66,8 @@ def test_aligned_particles_are_averaged(monkeypatch):
     scores = [one.description.calibration.raw_scores for one in (calibrated, plain)]
     assert len(scores[0]) == len(scores[1])
     assert scores[0] != scores[1]
-    # And the first tomogram has no say there.
-    assert more.calibration.labelled == plain.description.calibration.labelled
+    # And the tomogram of training has no say there.
+    assert calibrated.description.calibration.labelled == plain.description.calibration.labelled
     # Where nothing is held out, too.
     alone = task_of("default", clicks=10, **weight)
     assert calibrate(alone, checkpoint).description.template_weight == 7
@@ -228,6 +224,40 @@ def test_likely_particles_are_unlabelled_peaks_where_others_were_learned_from(mo
     assert likely() == [[]] * 4
 
 
+@pytest.mark.parametrize(("click_error", "most"), [(0.0, 0.3), (2.0, 1.5), (3.0, 1.8)])
+def test_clicks_beside_the_centres_are_put_right(click_error, most):
+    """Peaks are 1.4 voxels off, at a radius of 7: how far clicks are must be found out."""
+    rng = np.random.default_rng(0)
+    # Two tomograms; the last particle of the first has no peak.
+    centres = 30.0 * rng.permutation(np.stack(np.mgrid[:4, :4, :4], axis=-1).reshape(-1, 3))
+    off = rng.normal(scale=click_error / np.sqrt(3), size=centres.shape)
+    peaks = centres + rng.normal(scale=1.4 / np.sqrt(3), size=centres.shape)
+    one, two = object(), object()
+    task = SimpleNamespace(
+        radius=7,
+        training=[part(one, (centres + off)[:31]), part(two, (centres + off)[31:])],
+    )
+    (own, first), (also, second) = clicked_places(task, [(two, peaks[31:]), (one, peaks[:30])])
+    assert (own, also) == (one, two)
+    np.testing.assert_array_equal(first[30], (centres + off)[30])
+    left = np.delete(np.concatenate([first, second]) - centres, 30, axis=0)
+    assert np.sqrt((left**2).sum(axis=1).mean()) < most
+
+
+def test_accepted_particles_are_put_right_apart_from_clicked_ones():
+    """They were peaks themselves; the clicks are much farther off."""
+    one = object()
+    clicks, accepted = np.array(line(0, 1, 2)), np.array(line(3, 4, 5))
+    beside, near = np.array([3.0, 0, 0]), np.array([0.5, 0, 0])
+    places = np.concatenate([clicks, accepted])
+    task = SimpleNamespace(radius=7, training=[part(one, places, shown=[3, 4, 5])])
+    peaks = np.concatenate([clicks + beside, accepted + near])
+    ((_, moved),) = clicked_places(task, [(one, peaks)])
+    np.testing.assert_array_equal(moved[3:], accepted)
+    share = 1 - 1.4**2 / 3**2
+    np.testing.assert_allclose(moved[:3], clicks + share * beside)
+
+
 def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     """A peak on each particle; the first eight are learned from, the next ten held out."""
     task = task_of(
@@ -254,7 +284,7 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
 
     def compare_peaks(*_, device, progress):
         devices.append(device)
-        return Compared(contrasts=near.copy(), moves=np.full((len(near), 3), 0.5))
+        return Compared(contrasts=near.copy(), moves=np.full((len(near), 3), 0.4))
 
     def fit(*given, **named):
         asked.append((given, named))
@@ -283,7 +313,7 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     calibrated = calibrate(task, checkpoint, device="cuda:0")
     # The clicked ones and two likely ones; the second time three, by their shape.
     # These have moved to where the first average fits.
-    for number, rows in enumerate((others[:2], others[1:] + 0.5)):
+    for number, rows in enumerate((others[:2], others[1:] + 0.4)):
         (((_, places),), start, device) = averaged[number]
         # The second goes on from the first.
         assert (0 if start is None else start.volume[0, 0, 0]) == number
@@ -302,7 +332,7 @@ def test_what_is_in_the_average_has_its_gain_taken_off(monkeypatch):
     assert [named["known_gain"] for _, named in asked] == [None, pytest.approx(gain)]
     assert calibrated.description.aligned == 11
     np.testing.assert_allclose(added[0].contrasts, near - gain * is_aligned)
-    np.testing.assert_allclose(added[0].moves, 0.5)
+    np.testing.assert_allclose(added[0].moves, 0.4)
     assert devices == ["cuda:0", "cuda:0"]
 
 

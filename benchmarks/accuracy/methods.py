@@ -5,7 +5,8 @@ rerun goes on where the last one stopped. Make the tomograms first.
 
     python benchmarks/accuracy/methods.py --methods default-100,paper-kl [--sets defocus-ribosome]
 
-`filter-N`, `default-N`: N clicks. `ceiling`: `default` with every target labelled. `default-100:X`
+`filter-N`, `default-N`: N clicks. `default-N~V`: each off by V voxels (root mean square distance,
+each coordinate a normal deviate). `ceiling`: `default` with every target labelled. `default-100:X`
 leaves part X out, see `WITHOUT`. `paper-OBJECTIVE`: preset `paper`, 100 clicks for training and
 the validation tomogram's targets for its choices. `supervised`: unlabelled taken for negative,
 soft blobs as targets. `template`: template matching with the true map.
@@ -126,10 +127,10 @@ def run(name: str, method: str, seed: int, options: argparse.Namespace) -> dict[
     elif kind not in ("default", "ceiling"):
         raise SystemExit(f"{method}: no such method")
     else:
-        clicks = None if kind == "ceiling" else int(number)
+        clicks, _, off = number.partition("~")
         overrides = {"inference.template_weight": 0.0, **WITHOUT[without][1]} if without else {}
         search, row["estimate"], row["template_weight"] = _default(
-            name, clicks, seed, options, overrides
+            name, int(clicks or 0), float(off or 0), seed, options, overrides
         )
     row["training_cpu_seconds"] = round(time.process_time() - started, 1)
     started = time.process_time()
@@ -139,7 +140,7 @@ def run(name: str, method: str, seed: int, options: argparse.Namespace) -> dict[
     return row
 
 
-def _default(name, clicks, seed, options, overrides):
+def _default(name, clicks, off, seed, options, overrides):
     """Preset `default`: a function that measures it on a part; without clicks, the ceiling.
 
     The ceiling has every target of the training tomogram to learn from, knows that there are no
@@ -157,10 +158,11 @@ def _default(name, clicks, seed, options, overrides):
         score,
     )
     from tomopicker.task import prepare
+    from tomopicker.types import Particles
 
     tomogram, particles = _load(options, name, "train")
     # Without the filter's channel nothing estimates the number, so it is told.
-    is_told = clicks is None or overrides.get("network.filter_channel") is False
+    is_told = not clicks or overrides.get("network.filter_channel") is False
     config = preset(
         "default",
         radius_angstrom=_radius(name),
@@ -169,7 +171,10 @@ def _default(name, clicks, seed, options, overrides):
         overrides={"training.seed": seed, **overrides},
     )
     validation = None if clicks else _load(options, name, "validation")
-    task = prepare(config, [(tomogram, _some(particles, clicks, seed))], validation)
+    clicked = _some(particles, clicks or None, seed)
+    beside = np.random.default_rng([seed, 2]).normal(scale=off / np.sqrt(3), size=(len(clicked), 3))
+    clicked = Particles.from_voxels(clicked.voxels + beside, voxel_size=VOXEL_SIZE)
+    task = prepare(config, [(tomogram, clicked)], validation)
     kept = calibrate(task, _trained(task))
     network = network_of(kept)
 

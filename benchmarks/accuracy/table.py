@@ -82,16 +82,19 @@ def _title(method: str) -> str:
     if name in TITLES:
         return TITLES[name]
     kind, _, number = name.rpartition("-")
+    number, _, off = number.partition("~")
     title = f"{TITLES.get(kind, kind)}, {number} clicks"
+    title += f", each off by {off} voxels" if off else ""
     return f"{title}, {WITHOUT[without][0]}" if without else title
 
 
-def _order(method: str) -> tuple[int, str, int]:
+def _order(method: str) -> tuple[int, str, int, float]:
     kinds = list(TITLES)
     name, _, without = method.partition(":")
     kind, _, number = name.rpartition("-")
+    number, _, off = number.partition("~")
     place = kinds.index(name) if name in kinds else kinds.index(kind)
-    return place, without, int(number) if number.isdecimal() else 0
+    return place, without, int(number) if number.isdecimal() else 0, float(off or 0)
 
 
 if __name__ == "__main__":

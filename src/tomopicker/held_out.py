@@ -63,6 +63,9 @@ each average that is made. By their scores alone many of the last ones are somet
 _ENOUGH_TO_ALIGN = 150
 """Aligned particles, with the training ones, beyond which none is added."""
 
+_PEAK_ERROR = 0.2
+"""How far a peak is from its particle's centre: root mean square distance in particle radii."""
+
 _Scalar = TypeVar("_Scalar", bound=np.generic)
 
 _Peaks: TypeAlias = "tuple[Features, NDArray[np.float64], Floats]"
@@ -92,7 +95,8 @@ def calibrate(
 
     With `inference.template_weight` an average is made of the training particles, if they are eight
     or more of a radius up to 12 voxels, and of unlabelled peaks that are likely particles, and
-    added, too. How much its shape counts in the scores is what all peaks tell (`fit_mixture`).
+    added, too. How much its shape counts in the scores is what all peaks tell (`fit_mixture`). For
+    this the tomograms of training are always scored.
 
     The particles of validation are scored in their tomogram, whole, and with them the training
     particles of that tomogram, whose scores are somewhat better than an unseen particle's: they are
@@ -100,9 +104,6 @@ def calibrate(
     particles of validation there is no mean to trust: training particles stay as they are.
     Those that were accepted from a list tell, with those rejected there, of the chance at their
     scores. A tomogram where nothing but such was labelled is left out.
-
-    Where validation has a tomogram of its own, those of training are scored only if an average is
-    made of fewer than 150 training particles, to find others for it.
     """
     # What an earlier calibration has left.
     checkpoint = replace(checkpoint, template=None)
@@ -120,7 +121,7 @@ def calibrate(
     if not held_out:
         parts += task.training
     calibrated = len(_clicked_in(parts))
-    if is_shaped and trained < _ENOUGH_TO_ALIGN:
+    if is_shaped:
         parts += task.training  # Their tomograms come last, those that are new.
     volumes = _clicked_in(parts)
     end = _SCORING if is_shaped else 1.0
@@ -307,8 +308,17 @@ def _with_shape(
             task,
             checkpoint,
             [
-                (features, centres[is_in])
-                for (features, centres, _), is_in in zip(moved, joined, strict=True)
+                *clicked_places(
+                    task,
+                    [
+                        (features, centres[its.trained])
+                        for (features, centres, _), its in zip(moved, labels, strict=True)
+                    ],
+                ),
+                *(
+                    (features, centres[is_in])
+                    for (features, centres, _), is_in in zip(moved, joined, strict=True)
+                ),
             ],
             rng=rng,
             device=device,
@@ -357,21 +367,16 @@ def _with_shape(
 def _with_template(
     task: Task,
     checkpoint: Checkpoint,
-    likely: Sequence[tuple[Features, NDArray[np.float64]]],
+    places: Sequence[tuple[Features, NDArray[np.float64]]],
     *,
     rng: np.random.Generator,
     device: str,
     progress: Callable[[float], None],
 ) -> Checkpoint:
-    """Add the average of the training particles, and of likely ones; from the one that is there."""
+    """Add the average of what is at these places, (n, 3) each; from the one that is there."""
     # A tomogram's together, as its templates take most of the time.
     aligned = [
-        (
-            part.features,
-            np.concatenate(
-                [part.centres, *(places for own, places in likely if own is part.features)]
-            ),
-        )
+        (part.features, np.concatenate([some for own, some in places if own is part.features]))
         for part in task.training
     ]
     with computing_on(device):
@@ -384,6 +389,53 @@ def _with_template(
         )
     number = sum(len(centres) for _, centres in aligned)
     return replace(_described(checkpoint, aligned=number), template=template)
+
+
+def clicked_places(
+    task: Task, peaks: Sequence[tuple[Features, NDArray[np.float64]]]
+) -> list[tuple[Features, Floats]]:
+    """Put the training particles nearer to their centres, beside which a person clicks.
+
+    How far peaks are from the centres is known, how far clicks are is not, but the mean square of
+    the distances between them is the sum of both variances. So a click moves to the mean of itself
+    and its peak, each weighed by one over its variance. Accepted particles, which were peaks of
+    another network, are taken apart from clicked ones. One without a peak stays where it is.
+
+    Parameters
+    ----------
+    peaks
+        Of each tomogram with its features: (m, 3) ``z y x`` in voxels of those that stand for
+        training particles.
+
+    Returns
+    -------
+    list
+        Of each training part its features and (n, 3) places.
+    """
+    every = [part.centres for part in task.training]
+    is_shown = np.concatenate([part.is_shown for part in task.training])
+    places = np.concatenate(every)
+    moves = np.concatenate([_to_peaks(part, peaks, task.radius) for part in task.training])
+    squares = (moves**2).sum(axis=1)
+    for group in (is_shown, ~is_shown):
+        rows = group & np.isfinite(squares)
+        if squares[rows].any():
+            peak_share = (_PEAK_ERROR * task.radius) ** 2 / squares[rows].mean()
+            places[rows] += max(1 - peak_share, 0.0) * moves[rows]
+    parts = np.split(places, np.cumsum([len(centres) for centres in every])[:-1])
+    return [(part.features, some) for part, some in zip(task.training, parts, strict=True)]
+
+
+def _to_peaks(
+    part: Labelled, peaks: Sequence[tuple[Features, NDArray[np.float64]]], radius: float
+) -> Floats:
+    """(n, 3) from each particle to the nearest peak of its tomogram; NaN where none is near."""
+    mine = np.concatenate([*(at for own, at in peaks if own is part.features), np.empty((0, 3))])
+    apart, rows = KDTree(mine).query(part.centres)
+    is_near = apart <= MATCH_RADII * radius
+    moves = np.full(part.centres.shape, np.nan)
+    moves[is_near] = mine[rows[is_near]] - part.centres[is_near]
+    return moves
 
 
 def _compared(
