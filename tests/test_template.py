@@ -261,7 +261,8 @@ def test_places_are_compared_along_axes_at_every_place_nearby(radius):
     blocks = 0.5 + torch.randn(5, *(boxes.outer,) * 3, generator=generator)
     # Without a mean, as templates have none.
     axes = boxes.normalised(torch.randn(4, *(boxes.side,) * 3, generator=generator)).T
-    found, norms = boxes.along(blocks, axes)
+    nearby = module._Nearby(boxes, axes, at_once=7)
+    found, norms = nearby.roughly(blocks)
     assert found.shape == (5, len(boxes.nearby), 4)
     assert len(boxes.nearby) == {3.0: 7, 6.0: 57}[radius]
     for number, place in enumerate(boxes.nearby):
@@ -271,7 +272,7 @@ def test_places_are_compared_along_axes_at_every_place_nearby(radius):
     # And at some of the places of each.
     some = torch.randint(len(boxes.nearby), (5, 3), generator=generator)
     expected = torch.stack([of[at] for of, at in zip(found, some, strict=True)])
-    at_some = boxes.along_at(blocks, some, norms.gather(1, some), axes)
+    at_some = nearby.at(blocks, some, norms.gather(1, some))
     torch.testing.assert_close(at_some, expected, atol=1e-5, rtol=0)
 
 

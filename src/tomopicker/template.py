@@ -227,22 +227,22 @@ def compare(
         axes, few, lengths = _shown(template, boxes, optics.wedge)
     else:
         axes, few, lengths = _shown_by_scheme(template, number, radius, str(optics.wedge.device))
-    rough, coarse = axes[:, :_ROUGH], few[:_ROUGH, ::_COARSE].contiguous()
+    coarse = few[:_ROUGH, ::_COARSE].contiguous()
     places = len(boxes.nearby)
     kept = min(_PLACES_KEPT, places)
-    # Memory that is given once: to touch new memory takes longer than to compute what is in it.
     size = min(_AT_ONCE, len(centres))
+    nearby = _Nearby(boxes, axes, at_once=size)
     rough_fits = torch.empty(size * places, coarse.shape[1])
     fine_fits = torch.empty(size * kept, few.shape[1])
     contrasts, moves = [], []
     for start in range(0, len(centres), _AT_ONCE):
         some = centres[start : start + _AT_ONCE]
         count, white = len(some), optics.whitened(boxes.read(features, some))
-        voxels, norms = boxes.along(white, rough)
+        voxels, norms = nearby.roughly(white)
         torch.mm(voxels.flatten(0, 1), coarse, out=rough_fits[: count * places])
         fits = rough_fits[: count * places].amax(1).reshape(count, places)
         best = fits.topk(kept, dim=1).indices
-        voxels = boxes.along_at(white, best, norms.gather(1, best), axes)
+        voxels = nearby.at(white, best, norms.gather(1, best))
         torch.mm(voxels.flatten(0, 1), few, out=fine_fits[: count * kept])
         fit, mirrored, lump = (
             kind.amax(1).reshape(count, kept)
@@ -440,6 +440,56 @@ def _main_axes(templates: Tensor) -> Tensor:
     return axes
 
 
+class _Nearby:
+    """Voxels of the ball at all places near peaks, along axes.
+
+    What is the same for all peaks is made once, memory too: to touch new memory takes longer than
+    to compute what is in it.
+    """
+
+    def __init__(self, boxes: _Boxes, axes: Tensor, *, at_once: int) -> None:
+        """Make ready for (v, k) axes of voxels as of `_Boxes.shifted`, and for so many peaks."""
+        reach = max(map(max, boxes.nearby))
+        wide = boxes.side + 2 * reach
+        self._part = slice(_MARGIN - reach, _MARGIN + boxes.side + reach)
+        self._total = boxes.weights.sum()
+        self._rows, self._away = boxes.rows(wide, reach, boxes.nearby)
+        self._balls = torch.zeros(len(self._away), wide**3)
+        self._balls.scatter_(
+            1,
+            self._rows + self._away[:, None],
+            boxes.weights.expand(len(self._away), -1),
+        )
+        self._outer_rows, self._outer_away = boxes.rows(boxes.outer, _MARGIN, boxes.nearby)
+        # Axes have no mean of their own, and so see none.
+        self._axes = axes * boxes.weights.sqrt()[:, None]
+        self._rough = self._axes[:, :_ROUGH].T.contiguous()
+        self._voxels = torch.empty(len(self._rows) * at_once)
+        self._found = torch.empty(at_once, len(self._away), len(self._rough))
+
+    def roughly(self, blocks: Tensor) -> tuple[Tensor, Tensor]:
+        """(n, p, k) along the first axes at each of p places near n peaks; (n, p) norms there."""
+        count = len(blocks)
+        # A voxel of all boxes lies together, so that those of the ball are copied in long pieces.
+        every = blocks[:, self._part, self._part, self._part].permute(1, 2, 3, 0)
+        every = every.reshape(-1, count)
+        mean = self._balls @ every / self._total
+        squares = self._balls @ every.square()
+        norms = (squares - self._total * mean**2).clamp(min=0).sqrt().clamp(min=1e-6)
+        voxels = self._voxels[: len(self._rows) * count].view(-1, count)
+        found = self._found[:count]
+        for number, by in enumerate(self._away):
+            torch.index_select(every, 0, self._rows + by, out=voxels)
+            found[:, number] = (self._rough @ voxels / norms[number]).T
+        return found, norms.T
+
+    def at(self, blocks: Tensor, places: Tensor, norms: Tensor) -> Tensor:
+        """(n, m, k) along all axes at (n, m) numbers of places near n peaks, of (n, m) norms."""
+        rows = (self._outer_rows + self._outer_away[places][:, :, None]).flatten(1)
+        voxels = blocks.flatten(1).gather(1, rows).reshape(*places.shape, -1)
+        return voxels @ self._axes / norms[:, :, None]
+
+
 class _Boxes:
     """Cubes around places, of which a ball is compared."""
 
@@ -472,42 +522,11 @@ class _Boxes:
 
     def shifted(self, blocks: Tensor) -> Tensor:
         """(n, s, v) voxels of the ball at each of s shifts, weighed, mean 0 and norm 1."""
-        middle, away = self._rows(self.outer, _MARGIN, _SHIFTS)
+        middle, away = self.rows(self.outer, _MARGIN, _SHIFTS)
         every = blocks.flatten(1)
         return torch.stack([self._normalised(every[:, middle + by]) for by in away], dim=1)
 
-    def along(self, blocks: Tensor, axes: Tensor) -> tuple[Tensor, Tensor]:
-        """(n, p, k) along (v, k) axes the voxels at each of p places nearby; (n, p) their norms.
-
-        Voxels as of `shifted`, of which the axes are made.
-        """
-        reach = max(map(max, self.nearby))
-        near, wide = slice(_MARGIN - reach, _MARGIN + self.side + reach), self.side + 2 * reach
-        # A voxel of all boxes lies together, so that those of the ball are copied in long pieces.
-        every = blocks[:, near, near, near].permute(1, 2, 3, 0).reshape(-1, len(blocks))
-        middle, away = self._rows(wide, reach, self.nearby)
-        balls = torch.zeros(len(away), wide**3)
-        balls.scatter_(1, middle + away[:, None], self.weights.expand(len(away), -1))
-        total = self.weights.sum()
-        mean = balls @ every / total
-        norms = (balls @ every.square() - total * mean**2).clamp(min=0).sqrt().clamp(min=1e-6)
-        # Axes have no mean of their own, and so see none.
-        weighed = (axes * self.weights.sqrt()[:, None]).T.contiguous()
-        voxels = torch.empty(len(middle), len(blocks))
-        found = torch.empty(len(blocks), len(away), len(weighed))
-        for number, by in enumerate(away):
-            torch.index_select(every, 0, middle + by, out=voxels)
-            found[:, number] = (weighed @ voxels / norms[number]).T
-        return found, norms.T
-
-    def along_at(self, blocks: Tensor, places: Tensor, norms: Tensor, axes: Tensor) -> Tensor:
-        """(n, m, k) as `along` at (n, m) numbers of places nearby, of (n, m) norms."""
-        middle, away = self._rows(self.outer, _MARGIN, self.nearby)
-        at = (middle + away[places][:, :, None]).flatten(1)
-        voxels = blocks.flatten(1).gather(1, at).reshape(*places.shape, -1)
-        return voxels @ (axes * self.weights.sqrt()[:, None]) / norms[:, :, None]
-
-    def _rows(
+    def rows(
         self, wide: int, margin: int, steps: Sequence[tuple[int, ...]]
     ) -> tuple[Tensor, Tensor]:
         """(v,) rows of the ball's voxels in a flat cube of a margin more, (s,) what steps add."""
