@@ -28,6 +28,9 @@ SHORT = (
 )
 """Settings of training that make it take a second."""
 
+COARSE = 75
+"""Pixels per inch of pictures: what commands draw takes three times as long."""
+
 
 @pytest.fixture
 def shared_data() -> Path:
@@ -56,12 +59,15 @@ Command = Callable[..., Outcome]
 
 @pytest.fixture(scope="session")
 def tomopicker() -> Command:
-    """Run the command line in this process, as typed."""
+    """Run the command line in this process, as typed; pictures are coarse but with dpi=None."""
     from tomopicker.cli import main
+    from tomopicker.report import save_figure
 
-    def run(*arguments: object) -> Outcome:
+    def run(*arguments: object, dpi: int | None = COARSE) -> Outcome:
         out, err, code = io.StringIO(), io.StringIO(), 0
         with pytest.MonkeyPatch.context() as patch:
+            if dpi is not None:
+                patch.setattr(save_figure, "__kwdefaults__", {"force": False, "dpi": dpi})
             patch.setattr(sys, "argv", ["tomopicker", *map(str, arguments)])
             patch.setattr(sys, "excepthook", sys.excepthook)
             with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):

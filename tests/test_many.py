@@ -460,12 +460,12 @@ def test_killed_and_overlapping_processes_leave_what_a_quiet_one_does(
 ) -> None:
     listed = make_tomograms(tmp_path / "data", simulated / "sim_0002.mrc", 8, broken=1)
     pick = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--out")
-    assert tomopicker(*pick, tmp_path / "quiet").code == 2
+    assert tomopicker(*pick, tmp_path / "quiet", dpi=None).code == 2
     out = tmp_path / "killed"
     parts = [(*pick, out, "--shard", "1/2"), (*pick, out)]
     rng = np.random.default_rng(1)
     killed = pick_and_kill(parts, out, kills=3, good=7, rng=rng, longest=0.3)
     assert killed.kills >= 3
-    assert tomopicker(*pick, out).code == 2
+    assert tomopicker(*pick, out, dpi=None).code == 2
     assert contents(out) == contents(tmp_path / "quiet")
     assert [row["status"] for row in summary(out).values()].count("done") == 7

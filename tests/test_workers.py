@@ -87,7 +87,7 @@ def test_two_workers_pick_and_tell_what_one_process_does(
     tomopicker: Command, trained: Path, listed: Path, tmp_path: Path
 ) -> None:
     pick = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--json", "--out")
-    one = tomopicker(*pick, tmp_path / "one")
+    one = tomopicker(*pick, tmp_path / "one", dpi=None)
     two = tomopicker(*pick, tmp_path / "two", "--workers", 2)
     assert (one.code, two.code) == (2, 2)
     assert contents(tmp_path / "two") == contents(tmp_path / "one")

@@ -65,7 +65,7 @@ def test_nothing_is_lost_and_nothing_doubled(
     listed = make_tomograms(tmp_path / "data", simulated / "sim_0002.mrc", TOMOGRAMS, broken=BAD)
     pick = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--out")
     quiet, out = tmp_path / "quiet", (disk or tmp_path) / "killed"
-    assert tomopicker(*pick, quiet).code == 2
+    assert tomopicker(*pick, quiet, dpi=None).code == 2
 
     # The second overlaps the first, and would do all of it alone.
     killed = pick_and_kill(
@@ -103,7 +103,7 @@ def test_nothing_is_lost_and_nothing_doubled(
     assert statuses.count("done") == good
     assert len(list(out.glob("TS_*.json"))) == good
     # Once more, which also clears what the last of the killed left half.
-    again = tomopicker(*pick, out)
+    again = tomopicker(*pick, out, dpi=None)
     assert f"{good} of {TOMOGRAMS} tomograms are done already" in again.stderr
     assert list(out.rglob(".*")) == []
     assert contents(out) == contents(quiet)

@@ -111,7 +111,7 @@ def test_requeued_preempted_and_lost_jobs_pick_what_a_quiet_process_does(
     pick = ("pick", trained, listed, "--count", 9, "--device", "cpu", "--out")
     # A name that a shell and SLURM would each take for something else if they could.
     quiet, out = tmp_path / "quiet", tmp_path / 'it\'s $HOME & "picks" #1'
-    assert tomopicker(*pick, quiet).code == 2
+    assert tomopicker(*pick, quiet, dpi=None).code == 2
 
     asked = profile(tmp_path, jobs=4, partition="gentle", time="0:30:00")
     before = set(slurm.jobs())
