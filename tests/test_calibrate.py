@@ -222,7 +222,7 @@ def _errors(calibration, tomograms):
 def test_verdicts_on_what_is_uncertain_make_count_and_cut_off_better():
     """Although what was accepted is no fair sample: taken for one, it spoils both."""
     errors = []
-    for seed in range(6):
+    for seed in range(4):
         scores, before, after, tomograms = _reviewed(seed)
         known = 20 + len(after.accepted)
         mixed = LabelledScores(
