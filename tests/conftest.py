@@ -80,6 +80,15 @@ def tomopicker() -> Command:
     return run
 
 
+@pytest.fixture
+def rough_alignment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Align particles and compare shapes as ever, but in few rounds and orientations."""
+    monkeypatch.setattr("tomopicker.template._COARSE_ROUNDS", [(50, 0.3)])
+    monkeypatch.setattr("tomopicker.template._FINE_ROUNDS", [])
+    monkeypatch.setattr("tomopicker.template._ORIENTATIONS", 800)
+    monkeypatch.setattr("tomopicker.template._DECOYS", 800)
+
+
 @pytest.fixture(scope="session")
 def environment() -> dict[str, str]:
     """Environment of a real process that runs this source, on one thread."""

@@ -228,6 +228,7 @@ def test_beside_a_list_are_its_candidates_twice_as_many_and_fifty(
     assert candidates[: len(listed)] == listed
 
 
+@pytest.mark.usefixtures("rough_alignment")
 def test_the_shipped_weights_are_trained_and_picked_with(
     tomopicker: Command, simulated: Path, tmp_path: Path
 ) -> None:
@@ -244,6 +245,7 @@ def test_the_shipped_weights_are_trained_and_picked_with(
     assert len(rows_of(tmp_path / "p" / "sim_0001.csv")) == 5
 
 
+@pytest.mark.usefixtures("rough_alignment")
 def test_particles_are_aligned_and_their_average_ranks_the_picks(
     tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path
 ) -> None:

@@ -29,9 +29,8 @@ def test_calibration_scores_the_held_out_particles_where_there_are_enough():
     assert calibration.labelled == 8
 
 
+@pytest.mark.usefixtures("rough_alignment")
 def test_aligned_particles_are_averaged(monkeypatch):
-    monkeypatch.setattr("tomopicker.template._COARSE_ROUNDS", [(50, 0.3)])
-    monkeypatch.setattr("tomopicker.template._FINE_ROUNDS", [])
     weight = {"inference__template_weight": 50.0}
     task = task_of("default", validation=True, clicks=8, **weight)
     heard, asked, learned_from = [], [], []

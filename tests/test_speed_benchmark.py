@@ -150,6 +150,7 @@ def test_the_tomograms_that_are_measured_on_hold_dark_particles(load: Load, tmp_
     assert tomogram.data[~inside].std() == pytest.approx(20, rel=0.1)
 
 
+@pytest.mark.usefixtures("rough_alignment")
 def test_every_stage_of_picking_is_measured_and_told(
     load: Load, trained: Path, simulated: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
