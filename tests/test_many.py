@@ -35,6 +35,23 @@ def tomograms(simulated: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     return make_tomograms(folder, simulated / "sim_0002.mrc", 3, broken=1)
 
 
+@pytest.fixture(scope="module")
+def first_picks(
+    tomopicker: Command, trained: Path, tomograms: Path, tmp_path_factory: pytest.TempPathFactory
+) -> Path:
+    """What `pick` leaves of the two that are whole."""
+    out = tmp_path_factory.mktemp("many") / "picks"
+    done = tomopicker("pick", trained, *whole(tomograms), "--count", 5, "--out", out)
+    assert done.code == 0, done.stderr
+    return out
+
+
+@pytest.fixture
+def picked(first_picks: Path, tmp_path: Path) -> Path:
+    """A copy of it where `pick` would leave it."""
+    return shutil.copytree(first_picks, tmp_path / "picks")
+
+
 @pytest.fixture
 def good(tomograms: Path, tmp_path: Path) -> Path:
     """A folder with copies of the two that are whole."""
@@ -74,20 +91,18 @@ def summary(out: Path) -> dict[str, dict[str, str]]:
 
 
 def test_the_same_command_again_picks_only_what_is_missing(
-    pick: Command, good: Path, tmp_path: Path
+    pick: Command, tomograms: Path, picked: Path
 ) -> None:
-    out = tmp_path / "picks"
-    assert pick(good).code == 0
-    before = states(out)
-    again = pick(good)
+    good, before = whole(tomograms), states(picked)
+    again = pick(*good)
     assert again.code == 0
     assert "2 of 2 tomograms are done already" in again.stderr
-    assert states(out) == before
-    (out / "TS_0000.csv").unlink()
-    again = pick(good)
+    assert states(picked) == before
+    (picked / "TS_0000.csv").unlink()
+    again = pick(*good)
     assert again.code == 0
     assert "1 of 2 tomograms are done already" in again.stderr
-    now = states(out)
+    now = states(picked)
     assert now.keys() == before.keys()
     changed = {name for name in now if now[name] != before[name]}
     assert changed == {name for name in now if "TS_0000" in name}
@@ -116,24 +131,22 @@ def test_a_list_of_which_the_tomogram_was_taken_away_is_done(
 )
 def test_lists_made_otherwise_are_told_and_replaced_only_by_force(
     pick: Command,
-    good: Path,
-    tmp_path: Path,
+    tomograms: Path,
+    picked: Path,
     options: tuple[object, ...],
     cut: tuple[object, ...],
     told: str,
 ) -> None:
-    out = tmp_path / "picks"
-    assert pick(good).code == 0
-    before = states(out)
-    refused = pick(good, *options, cut=cut)
+    good, before = whole(tomograms), states(picked)
+    refused = pick(*good, *options, cut=cut)
     assert refused.code == 2
     assert told in refused.errors[-1]
     assert "(and 1 more)" in refused.errors[-1]
     assert "--force" in refused.errors[-1]
-    assert states(out) == before
-    forced = pick(good, *options, "--force", cut=cut)
+    assert states(picked) == before
+    forced = pick(*good, *options, "--force", cut=cut)
     assert forced.code == 0, forced.stderr
-    assert "2 of 2" in pick(good, *options, cut=cut).stderr
+    assert "2 of 2" in pick(*good, *options, cut=cut).stderr
 
 
 def test_a_tomogram_or_a_checkpoint_that_changed_is_told(
@@ -192,18 +205,16 @@ def test_what_a_stopped_command_was_writing_is_written_again(
 
 
 def test_a_forced_command_that_is_stopped_leaves_no_record_of_the_old_list(
-    pick: Command, good: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    pick: Command, tomograms: Path, picked: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    out = tmp_path / "picks"
-    assert pick(good).code == 0
     with monkeypatch.context() as patch:
         patch.setattr("tomopicker.io.candidates.write_candidates", stop)
-        assert pick(good, "--force", cut=("--count", 6)).code == 130
-    assert not (out / "TS_0000.json").exists()
-    assert read_record(out / "TS_0856.json").origin.cut.count == 5
+        assert pick(*whole(tomograms), "--force", cut=("--count", 6)).code == 130
+    assert not (picked / "TS_0000.json").exists()
+    assert read_record(picked / "TS_0856.json").origin.cut.count == 5
 
 
 def test_a_broken_tomogram_is_listed_with_the_reason_and_picked_once_it_is_whole(
