@@ -108,7 +108,7 @@ def _check_tiles(checkpoint, *, flips):
 
 
 def test_the_scores_are_the_same_however_little_memory_there_is():
-    checkpoint, tomogram = _checkpoint(), _tomogram(shape=(21, 80, 60))
+    checkpoint, tomogram = _checkpoint(), _tomogram(shape=(13, 60, 50))
     whole = _score(checkpoint, tomogram)
     seen = _tiles(checkpoint, tomogram, memory=2e-6)
     assert len(seen) > 1
