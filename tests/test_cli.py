@@ -210,16 +210,30 @@ def test_a_calibrated_run_tells_probabilities_and_what_other_lists_there_could_b
     assert len(rows_of(tmp_path / "sim_0002.csv")) == twenty
 
 
+@pytest.fixture(scope="module")
+def everything(
+    tomopicker: Command, trained: Path, simulated: Path, tmp_path_factory: pytest.TempPathFactory
+) -> list[dict[str, str]]:
+    """Rows of the longest list that there is of sim_0002."""
+    out = tmp_path_factory.mktemp("everything")
+    pick = ("pick", trained, simulated / "sim_0002.mrc", "--format", "csv", "--count", 10_000)
+    assert tomopicker(*pick, "--out", out).code == 0
+    return rows_of(out / "sim_0002.csv")
+
+
 @pytest.mark.parametrize("cut", [("--count", 7), ("--fdr", 0.98), ("--threshold", -3)])
 def test_beside_a_list_are_its_candidates_twice_as_many_and_fifty(
-    tomopicker: Command, trained: Path, simulated: Path, tmp_path: Path, cut: tuple[str, float]
+    tomopicker: Command,
+    trained: Path,
+    simulated: Path,
+    everything: list[dict[str, str]],
+    tmp_path: Path,
+    cut: tuple[str, float],
 ) -> None:
     pick = ("pick", trained, simulated / "sim_0002.mrc", "--format", "csv")
     assert tomopicker(*pick, *cut, "--out", tmp_path / "short").code == 0
     listed = rows_of(tmp_path / "short" / "sim_0002.csv")
     candidates = rows_of(tmp_path / "short" / "sim_0002_candidates.csv")
-    assert tomopicker(*pick, "--count", 10_000, "--out", tmp_path / "all").code == 0
-    everything = rows_of(tmp_path / "all" / "sim_0002.csv")
     assert len(candidates) == min(2 * len(listed) + 50, len(everything))
     assert [row.pop("picked") for row in candidates] == ["1"] * len(listed) + ["0"] * (
         len(candidates) - len(listed)
@@ -357,14 +371,14 @@ def test_a_tomogram_that_was_picked_is_not_kept_open(
         return tomogram
 
     monkeypatch.setattr(Source, "open", observe)
-    names = [f"{name}.mrc" for name in "abcd"]
+    names = [f"{name}.mrc" for name in "abc"]
     for name in names:
         (tmp_path / name).symlink_to(simulated / "sim_0001.mrc")
     paths = [tmp_path / name for name in names]
     pick = ("pick", trained, *paths, "--count", 3, "--out", tmp_path / "picks", "--report")
     done = tomopicker(*pick)
     assert done.code == 0, done.stderr
-    assert len(kept) > 4  # once to pick it, and again for the report
+    assert len(kept) > 3  # once to pick it, and again for the report
     assert max(kept) <= 2  # the last that was picked, and the one before this
 
 
