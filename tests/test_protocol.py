@@ -477,6 +477,7 @@ def benchmark(tmp_path: Path) -> Callable[..., str]:
     return run
 
 
+@pytest.mark.usefixtures("rough_alignment")
 def test_the_benchmark_fills_its_folder_and_a_second_run_does_nothing(
     benchmark: Callable[..., str], tmp_path: Path
 ) -> None:
