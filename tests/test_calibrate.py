@@ -42,6 +42,19 @@ def test_the_particles_of_the_labelled_tomogram_are_counted():
         assert (calibration.peaks, calibration.labelled) == (600, 40)
 
 
+def test_many_peaks_that_score_as_the_last_one_are_not_all_particles():
+    """As where shapes are compared: then the peaks pile up at the lowest score."""
+    for seed in range(5):
+        rng = np.random.default_rng(seed)
+        particles = np.maximum(rng.normal(10, 3.5, 180), 0)
+        others = np.concatenate([rng.exponential(1.8, 97), rng.uniform(0, 0.02, 15)])
+        scores = np.sort(np.concatenate([particles, others]))[::-1]
+        some = LabelledScores(scores=particles[:98], total=100)
+        calibration = learn_calibration([(scores, some)], known=100, held_out=False)
+        assert calibration.particles == pytest.approx(180, rel=0.15)
+        assert judge(scores, calibration).best_length < 220
+
+
 @pytest.mark.parametrize(("factor", "shift"), [(1.0, 0.0), (0.6, -2.0), (1.5, 3.0)])
 @pytest.mark.parametrize("particles", [60, 150, 250])
 def test_the_list_ends_well_where_all_scores_are_lower_or_higher(factor, shift, particles):

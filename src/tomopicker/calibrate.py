@@ -307,7 +307,6 @@ def learn_calibration(
     scores = together.scores
     total = sum(labelled.total for _, labelled in tomograms)
     counts, centres, width = _histogram(z)
-    start = math.log(max(counts[0], 1) / width)
     mean, deviation = _location(scores)
     least = math.log(max(known, 1))
     bound = max(count_at_most(z, together), 1.0)
@@ -337,8 +336,14 @@ def learn_calibration(
         prior += 0.5 * ((values[3] - likely) / _BOUND_SPREAD) ** 2
         return _misfit(counts, (others + particles) * width) + float(prior) + surprise(values)
 
+    def start(log_slope: float, log_particles: float) -> tuple[float, float, float, float]:
+        """What is no particle is another peak: far off, the search ends where all are particles."""
+        others = max(len(z) - math.exp(log_particles), 1.0)
+        level = math.log(others / (_others(centres, 0.0, log_slope, -2.0).sum() * width))
+        return level, log_slope, -2.0, log_particles
+
     bounds = [(-20.0, 25.0), (-6.0, 3.0), (-8.0, 3.0), (least, likely + 2)]
-    starts = [(start, 0.5, -2.0, likely + step) for step in (-0.5, 0.0, 0.5)]
+    starts = [start(slope, likely + step) for slope in (0.5, 1.5) for step in (-0.5, 0.0, 0.5)]
     best = _least(cost, starts, bounds)
     raw = np.concatenate([*(labelled.scores for _, labelled in tomograms), np.empty(0)])
     return Calibration(
