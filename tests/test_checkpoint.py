@@ -17,7 +17,7 @@ from tomopicker.checkpoint import (
 from tomopicker.config import Network
 from tomopicker.errors import InputError
 from tomopicker.network import build
-from tomopicker.template import Template, side
+from tomopicker.template import Template, grid, side
 
 
 @pytest.fixture
@@ -48,7 +48,7 @@ def test_a_template_comes_back_and_one_of_another_size_is_refused(checkpoint, tm
     assert back is not None
     np.testing.assert_array_equal(back.volume, template.volume)
     assert back.wedges is None
-    edge = len(volume)
+    edge = grid(checkpoint.description.radius_voxels)
     wedges = np.ones((2, edge, edge, edge // 2 + 1), dtype=np.float32)
     write_checkpoint(path, replace(checkpoint, template=replace(template, wedges=wedges)))
     back = read_checkpoint(path).template

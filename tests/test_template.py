@@ -153,19 +153,31 @@ def test_a_template_seen_through_its_centre_is_that_of_the_mirror_image(template
     boxes = module._Boxes(RADIUS)
     volume = torch.from_numpy(template.volume)
     turns = module._matrices(even_rotations(20))
-    wedge = torch.rand(boxes.side, boxes.side, boxes.side // 2 + 1)
-    wedge = boxes.whole(wedge)  # of a transform, whose amplitudes are the same on both sides
-    wedge = torch.fft.ifftshift((wedge + wedge.flip(0, 1, 2)) / 2)[..., : boxes.side // 2 + 1]
+    # Of a transform, whose amplitudes are the same on both sides.
+    wedge = torch.fft.rfftn(torch.rand((boxes.grid,) * 3)).abs()
     own = boxes.turned(volume, turns, wedge)
     torch.testing.assert_close(
         own.flip(1), boxes.turned(volume.flip(0, 1, 2), turns, wedge), atol=1e-5, rtol=0
     )
 
 
+def test_a_wedge_of_the_grid_is_the_same_in_the_box():
+    """The transform of the box has other frequencies than that of the grid, which are as many."""
+    boxes = module._Boxes(RADIUS)
+    assert (boxes.side, boxes.grid) == (17, 18)
+    z, y, x = np.meshgrid(*[np.fft.fftfreq(18)] * 2, np.fft.rfftfreq(18), indexing="ij")
+    wedge = (np.abs(z) <= np.abs(x) * np.tan(np.radians(60))) + 0.1 * y
+    whole = boxes.whole(torch.from_numpy(wedge.astype(np.float32)))
+    z, y, x = np.meshgrid(*[np.arange(-8, 9) / 17] * 3, indexing="ij")
+    sign = np.where(x < 0, -1, 1)  # where there is but the other half
+    expected = (np.abs(z) <= np.abs(x) * np.tan(np.radians(60))) + 0.1 * sign * y
+    assert np.mean(np.abs(whole.numpy() - expected) < 0.005) > 0.98
+
+
 def test_decoys_are_as_large_as_the_average_and_have_its_spectrum(template):
     boxes = module._Boxes(RADIUS)
     volume = torch.from_numpy(template.volume)
-    everything = torch.ones(boxes.side, boxes.side, boxes.side // 2 + 1)
+    everything = torch.ones(boxes.grid, boxes.grid, boxes.grid // 2 + 1)
     shells = module._Shells(boxes.side)
 
     def spectra(templates):

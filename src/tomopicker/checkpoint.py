@@ -20,7 +20,7 @@ from tomopicker.calibrate import Calibration
 from tomopicker.config import Config
 from tomopicker.errors import InputError
 from tomopicker.io.whole import whole_file
-from tomopicker.template import Template, side
+from tomopicker.template import Template, grid, side
 
 if TYPE_CHECKING:
     from torch import Tensor, nn
@@ -181,7 +181,7 @@ def read_checkpoint(path: Path | str) -> Checkpoint:
         description=description,
         weights=_under(_NETWORK, tensors),
         training=_under(_TRAINING, tensors),
-        template=_template(file, tensors, side(description.radius_voxels)),
+        template=_template(file, tensors, description.radius_voxels),
     )
 
 
@@ -222,13 +222,14 @@ def _describe(file: Path, text: str) -> Description:
         ) from error
 
 
-def _template(file: Path, tensors: dict[str, Tensor], edge: int) -> Template | None:
+def _template(file: Path, tensors: dict[str, Tensor], radius: float) -> Template | None:
     volume, wedges = tensors.get(_TEMPLATE), tensors.get(_WEDGES)
     if volume is None:
         return None
-    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {"template": (volume, (edge,) * 3)}
+    wanted: dict[str, tuple[Tensor, tuple[int, ...]]] = {"template": (volume, (side(radius),) * 3)}
     if wedges is not None:
-        wanted["wedges"] = (wedges, (*wedges.shape[:1], edge, edge, edge // 2 + 1))
+        size = grid(radius)
+        wanted["wedges"] = (wedges, (*wedges.shape[:1], size, size, size // 2 + 1))
     for name, (tensor, shape) in wanted.items():
         if tensor.shape != shape or tensor.dtype != torch.float32:
             raise InputError(
