@@ -70,7 +70,8 @@ def run(method: str, seed: int, epochs: int) -> dict[str, object]:
     from tomopicker.config import preset
     from tomopicker.evaluate import combine, evaluate
     from tomopicker.held_out import calibrate
-    from tomopicker.inference import Cut, features_of, network_of, pick, score
+    from tomopicker.inference import features_of, network_of, score
+    from tomopicker.picks import Cut, pick
     from tomopicker.task import prepare
     from tomopicker.training import Epoch, fit
 

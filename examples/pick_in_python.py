@@ -7,9 +7,10 @@ import sys
 
 from tomopicker.config import preset
 from tomopicker.held_out import calibrate
-from tomopicker.inference import Cut, features_of, network_of, pick, score
+from tomopicker.inference import features_of, network_of, score
 from tomopicker.io.particles import read_particles, write_particles
 from tomopicker.io.tomograms import read_tomogram
+from tomopicker.picks import Cut, pick
 from tomopicker.task import prepare
 from tomopicker.training import Epoch, fit
 

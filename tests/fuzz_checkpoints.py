@@ -34,8 +34,9 @@ from tomopicker.checkpoint import (
     write_checkpoint,
 )
 from tomopicker.errors import InputError
-from tomopicker.inference import Cut, features_of, network_of, pick, score
+from tomopicker.inference import features_of, network_of, score
 from tomopicker.network import build
+from tomopicker.picks import Cut, pick
 from tomopicker.types import Tomogram
 
 KINDS = ("cut", "bytes", "header", "description", "text", "random")

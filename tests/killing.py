@@ -18,7 +18,7 @@ from tomopicker.io.tomograms import read_tomogram, write_volume
 # The children of a process that has imported all that picking needs begin to pick at once.
 _CONTEXT = multiprocessing.get_context("forkserver")
 _CONTEXT.set_forkserver_preload(
-    ["tomopicker.inference", "tomopicker.report", "tomopicker.io.particles", "tomopicker.cli.run"]
+    ["tomopicker.picks", "tomopicker.report", "tomopicker.io.particles", "tomopicker.cli.run"]
 )
 
 BROKEN = ("truncated", "text", "nan", "empty", "missing", "huge", "scaleless")

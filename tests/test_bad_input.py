@@ -500,7 +500,7 @@ def test_what_was_learned_before_a_loss_that_is_not_finite_stays_and_picks(
 _LIMITED = """\
 import re, resource, sys
 from pathlib import Path
-import tomopicker.cli.run, tomopicker.cli.picking, tomopicker.inference, tomopicker.report
+import tomopicker.cli.run, tomopicker.cli.picking, tomopicker.picks, tomopicker.report
 from tomopicker import cli
 taken = int(re.search(r"VmSize:\\s+(\\d+)", Path("/proc/self/status").read_text())[1]) << 10
 limit = taken + (int(sys.argv.pop(1)) << 20)

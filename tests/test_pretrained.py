@@ -9,8 +9,9 @@ import torch
 from tomopicker.config import Network, preset
 from tomopicker.errors import InputError
 from tomopicker.evaluate import evaluate
-from tomopicker.inference import find_particles, score
+from tomopicker.inference import score
 from tomopicker.network import build
+from tomopicker.picks import find_particles
 from tomopicker.pretrained import pretrained_weights
 from tomopicker.simulate import Simulation, simulate
 from tomopicker.task import prepare

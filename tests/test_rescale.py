@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from conftest import SHORT, Outcome
 from tomopicker.config import Config, preset
 from tomopicker.errors import InputError
-from tomopicker.inference import Cut, features_of, pick, scored_voxel_size
+from tomopicker.inference import features_of, scored_voxel_size
 from tomopicker.io.tomograms import read_tomogram, write_volume
 from tomopicker.labels import POSITIVE
+from tomopicker.picks import Cut, pick
 from tomopicker.rescale import rescale, rescaled_voxel_size
 from tomopicker.task import prepare
 from tomopicker.training import Epoch, fit

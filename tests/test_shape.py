@@ -13,9 +13,10 @@ from starlette.testclient import TestClient
 from conftest import Command
 from test_serve import PAGE, TOKEN, until
 from tomopicker.checkpoint import Checkpoint, read_checkpoint, write_checkpoint
-from tomopicker.inference import compare_peaks, features_of, find_candidates, network_of, score
+from tomopicker.inference import features_of, network_of, score
 from tomopicker.io.particles import read_particles
 from tomopicker.io.tomograms import read_tomogram
+from tomopicker.picks import compare_peaks, find_candidates
 from tomopicker.serve.app import make_app
 from tomopicker.serve.session import Session
 from tomopicker.serve.workbench import Workbench

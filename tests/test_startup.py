@@ -15,7 +15,7 @@ MODULES = {
 COMPUTE_WITH_TORCH = {
     *("tomopicker.augment", "tomopicker.checkpoint", "tomopicker.inference", "tomopicker.memory"),
     *("tomopicker.network", "tomopicker.objectives", "tomopicker.parallel"),
-    *("tomopicker.held_out", "tomopicker.pretrained"),
+    *("tomopicker.held_out", "tomopicker.picks", "tomopicker.pretrained"),
     *("tomopicker.template", "tomopicker.training"),
 }
 
@@ -54,7 +54,7 @@ def test_only_modules_that_compute_with_torch_import_it(environment: dict[str, s
 
 def test_picking_leaves_out_the_slow_parts_of_scipy(environment: dict[str, str]) -> None:
     script = _IMPORT + "assert 'scipy.stats' not in sys.modules\n"
-    assert "scipy" in imported(environment, script, "tomopicker.inference")
+    assert "scipy" in imported(environment, script, "tomopicker.picks")
 
 
 def test_scoring_leaves_out_torchs_compiler(environment: dict[str, str]) -> None:

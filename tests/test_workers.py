@@ -23,7 +23,7 @@ from tomopicker.cli.picking import Opening
 from tomopicker.cli.run import console
 from tomopicker.cli.workers import _received, _send, _sendable, _work, devices_of
 from tomopicker.errors import InputError, UnknownVoxelSizeError, is_out_of_memory
-from tomopicker.inference import Cut
+from tomopicker.picks import Cut
 
 
 @pytest.fixture(scope="module")

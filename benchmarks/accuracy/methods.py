@@ -148,15 +148,8 @@ def _default(name, clicks, off, seed, options, overrides):
     """
     from tomopicker.config import preset
     from tomopicker.held_out import calibrate
-    from tomopicker.inference import (
-        Cut,
-        features_of,
-        find_particles,
-        fit_of,
-        network_of,
-        pick,
-        score,
-    )
+    from tomopicker.inference import features_of, network_of, score
+    from tomopicker.picks import Cut, find_particles, fit_of, pick
     from tomopicker.task import prepare
     from tomopicker.types import Particles
 
@@ -207,7 +200,8 @@ def _default(name, clicks, off, seed, options, overrides):
 def _paper(name, objective, seed, options):
     """Preset `paper`, in its windows and on the whole volume."""
     from tomopicker.config import preset
-    from tomopicker.inference import features_of, find_particles, network_of, score
+    from tomopicker.inference import features_of, network_of, score
+    from tomopicker.picks import find_particles
     from tomopicker.task import prepare
 
     tomogram, particles = _load(options, name, "train")
@@ -292,8 +286,9 @@ def _supervised(name, clicks, seed, options):
     from tomopicker.augment import augment
     from tomopicker.config import preset
     from tomopicker.features import Features
-    from tomopicker.inference import find_particles, score
+    from tomopicker.inference import score
     from tomopicker.network import build
+    from tomopicker.picks import find_particles
     from tomopicker.preprocess import Normalisation
     from tomopicker.types import Window
 
@@ -371,8 +366,8 @@ def _trained(task):
 def _peaks(name, scores):
     """Peaks of a correlation, taken as `default` takes its own."""
     from tomopicker.config import preset
-    from tomopicker.inference import find_particles
     from tomopicker.labels import voxel_radius
+    from tomopicker.picks import find_particles
 
     config = preset("default", radius_angstrom=_radius(name), voxel_size=VOXEL_SIZE)
     radius = voxel_radius(_radius(name), VOXEL_SIZE)

@@ -278,7 +278,8 @@ def _pool(part: str, kept, parts, person: Person):
 
 def _found(part: str, kept, tomogram, person: Person):
     """The peaks of a tomogram, and the candidates there as the verdicts make them look."""
-    from tomopicker.inference import features_of, find_particles, fit_of, network_of, score
+    from tomopicker.inference import features_of, network_of, score
+    from tomopicker.picks import find_particles, fit_of
     from tomopicker.verdicts import revise
 
     if _SCORED.get("by") is not kept:
@@ -299,7 +300,7 @@ def _found(part: str, kept, tomogram, person: Person):
 
 def _candidates(part: str, scores, tomogram, kept, features):
     """What the model finds in a tomogram, before anybody said anything of it."""
-    from tomopicker.inference import Cut, pick
+    from tomopicker.picks import Cut, pick
     from tomopicker.verdicts import Candidate
 
     picked = pick(scores, tomogram, kept, Cut(), features=features)

@@ -23,9 +23,10 @@ from limits import (
 
 from tomopicker.calibrate import judge, most_candidates
 from tomopicker.checkpoint import read_checkpoint
-from tomopicker.inference import compare_peaks, features_of, find_particles, network_of, score
+from tomopicker.inference import features_of, network_of, score
 from tomopicker.io.tomograms import read_tomogram
 from tomopicker.peaks import find_peaks
+from tomopicker.picks import compare_peaks, find_particles
 from tomopicker.preprocess import Normalisation
 from tomopicker.rescale import rescale
 

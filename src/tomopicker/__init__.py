@@ -26,8 +26,8 @@ _HOME = {
     "features_of": "inference",
     "network_of": "inference",
     "score": "inference",
-    "pick": "inference",
-    "Cut": "inference",
+    "pick": "picks",
+    "Cut": "picks",
     "find_peaks": "peaks",
 }
 

@@ -21,15 +21,9 @@ from tomopicker.calibrate import (
     match_labelled,
     matched_rows,
 )
-from tomopicker.inference import (
-    add_shape,
-    compare_peaks,
-    find_candidates,
-    most_compared,
-    network_of,
-    score,
-)
+from tomopicker.inference import network_of, score
 from tomopicker.mixture import fit_mixture
+from tomopicker.picks import add_shape, compare_peaks, find_candidates, most_compared
 from tomopicker.template import (
     FEWEST_TO_ALIGN,
     LARGEST_RADIUS,

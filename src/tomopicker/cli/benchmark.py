@@ -354,6 +354,7 @@ class Arm:
         from tomopicker.cli.run import progress_bar
         from tomopicker.evaluate import PAPER_TOLERANCE, evaluate
         from tomopicker.io.particles import write_particles
+        from tomopicker.picks import Cut, pick
         from tomopicker.protocol import read_series, result_of
 
         tomogram, truth = read_series(one, voxel_size=self.study.voxel_size)
@@ -368,8 +369,8 @@ class Arm:
         rows = []
         for cut in self.cuts:
             started = time.process_time()
-            end = inference.Cut(count=len(truth) if cut == "true count" else None)
-            picked = inference.pick(
+            end = Cut(count=len(truth) if cut == "true count" else None)
+            picked = pick(
                 scores, tomogram, checkpoint, end, features=features, device=self.study.device
             ).particles
             picking_seconds = scoring_seconds + time.process_time() - started

@@ -15,8 +15,8 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from tomopicker.inference import Picked
     from tomopicker.io.record import Failure, Origin, Record
+    from tomopicker.picks import Picked
     from tomopicker.types import Tomogram
 
 _LISTS = 8e6

@@ -15,7 +15,7 @@ from tomopicker.cli.report import REPORT, write_report
 from tomopicker.errors import InputError
 
 if TYPE_CHECKING:
-    from tomopicker.inference import Cut
+    from tomopicker.picks import Cut
 
 
 def pick(
@@ -215,7 +215,7 @@ def pick(
 
 
 def _cut(count: int | None, threshold: float | None, fdr: float | None) -> Cut:
-    from tomopicker.inference import Cut
+    from tomopicker.picks import Cut
 
     if sum(value is not None for value in (count, threshold, fdr)) > 1:
         raise InputError("give one of --count, --threshold and --fdr")

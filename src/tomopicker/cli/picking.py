@@ -20,9 +20,9 @@ if TYPE_CHECKING:
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.cli.log import Ended
     from tomopicker.cli.plan import Job
-    from tomopicker.inference import Cut, Picked
     from tomopicker.io.record import Failure, Origin, Record
     from tomopicker.io.tomograms import Source
+    from tomopicker.picks import Cut, Picked
     from tomopicker.types import Tomogram
 
 _TOO_LARGE = (
@@ -87,7 +87,7 @@ def read_model(run: Path, cut: Cut, *, device: str, memory: float | None) -> Mod
 def tell_of_a_stopped_run(model: Model) -> None:
     """Say that a run has no cut-off of its own, where one is needed."""
     from tomopicker.cli.run import console
-    from tomopicker.inference import Cut
+    from tomopicker.picks import Cut
 
     description = model.checkpoint.description
     is_default = description.config.preset == "default"
@@ -206,6 +206,7 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
     """Score a tomogram, take its particles, and write all that is wanted of it."""
     from tomopicker import inference
     from tomopicker.cli.run import console, progress_bar
+    from tomopicker.picks import pick
 
     config = model.checkpoint.description.config
     if model.memory is not None:
@@ -236,7 +237,7 @@ def _pick_one(job: Job, tomogram: Tomogram, model: Model) -> Record:
                 volume, inference.scored_voxel_size(model.checkpoint, tomogram)
             )
         bar.show(1.0, "taking the peaks")
-        picked = inference.pick(
+        picked = pick(
             volume,
             tomogram,
             model.checkpoint,

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from tomopicker.cli.log import Ended
     from tomopicker.cli.picking import Opening
     from tomopicker.cli.plan import Job
-    from tomopicker.inference import Cut
+    from tomopicker.picks import Cut
 
 
 def devices_of(device: str, workers: int | None, tomograms: int) -> list[str]:
