@@ -181,6 +181,10 @@ class Peaks(Stage):
     subvoxel: bool = False
     """Move each pick to the centre of its peak."""
 
+    def spacing(self, radius: float) -> float:
+        """Least distance between two picks, in the unit of the particle's radius."""
+        return self.exclusion * radius
+
 
 class Config(Stage):
     """All the settings of a run."""

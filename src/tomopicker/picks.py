@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from tomopicker.calibrate import Calibration
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.config import Config
     from tomopicker.features import Features
@@ -63,6 +64,11 @@ class Cut:
     threshold: float | None = None
     fdr: float | None = None
 
+    @property
+    def floor(self) -> float:
+        """Score that every pick exceeds; -inf without a threshold."""
+        return -np.inf if self.threshold is None else self.threshold
+
 
 @dataclass(frozen=True, kw_only=True)
 class Picked:
@@ -80,6 +86,129 @@ class Picked:
     """Number of picks at each of `RATES`, if the model was calibrated."""
     histogram: ScoreHistogram | None = None
     """Of all the peaks that the probabilities come from, if the model was calibrated."""
+
+
+def pick(
+    scores: NDArray[np.float32],
+    tomogram: Tomogram,
+    checkpoint: Checkpoint,
+    cut: Cut,
+    *,
+    features: Features | None = None,
+    device: str = "cpu",
+    overwrite: bool = False,
+    progress: Callable[[float], None] = lambda _: None,
+) -> Picked:
+    """Take the particles of a scored tomogram, in its own voxels.
+
+    The list ends after `cut.count` picks, above `cut.threshold`, or where the expected share of
+    false picks passes `cut.fdr`. With nothing given it ends after the expected number of particles
+    in preset ``paper`` (section 3.4), and where the expected F1 is best in ``default``. However it
+    ends, a calibrated model tells each pick's probability and what other lists there could be.
+
+    Parameters
+    ----------
+    scores
+        Logits ``z y x`` of the tomogram's `features_of`, whose voxels need not be its own.
+    features
+        Of the tomogram, for a checkpoint with a template; made anew where they are not given.
+    device
+        Where peaks are compared with a template.
+    overwrite
+        Whether the scores may be smoothed where they are: they are then not copied.
+    progress
+        Hears the share done of comparing peaks with a template.
+
+    Raises
+    ------
+    InputError
+        When a false-discovery rate is asked of a checkpoint that was not calibrated, or as
+        `scored_voxel_size` does.
+    """
+    description = checkpoint.description
+    config, calibration = description.config, description.calibration
+    if cut.fdr is not None and calibration is None:
+        raise InputError(
+            "this model was not calibrated, so a false-discovery rate cannot be estimated: give "
+            "--count or --threshold, or train with --preset default"
+        )
+    length = cut.count
+    if cut == Cut() and calibration is None:
+        length = _expected(scores, checkpoint)
+    smoothed = _Smoothed.of(scores, config, description.radius_voxels, overwrite=overwrite)
+    del scores  # a caller may have kept none, and then they are free
+    fit = None
+    if calibration is not None and description.template_weight:
+        features = features or plain_features_of(checkpoint, tomogram)
+        fit = fit_of(checkpoint, features, device=device, progress=progress)
+    if calibration is None:
+        listed = _list_unjudged(smoothed, cut, length)
+    elif fit is None:
+        listed = _list_judged(smoothed, cut, calibration)
+    else:
+        listed = _list_by_shape(smoothed, cut, calibration, checkpoint, fit)
+    judged, count = listed.judged, listed.count
+    # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
+    centres = listed.centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
+    table = Particles.from_voxels(
+        np.minimum(centres, np.array(tomogram.shape) - 0.5),
+        voxel_size=tomogram.voxel_size,
+        scores=listed.scores,
+        probabilities=None if judged is None else _chances(judged, len(centres)),
+        tomograms=[tomogram.name] * len(centres),
+    )
+    return Picked(
+        particles=table.select(np.arange(count)),
+        candidates=table,
+        threshold=float(listed.scores[count - 1]) if count else None,
+        estimated=None if judged is None else judged.count,
+        lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
+        histogram=None if judged is None else judged.histogram,
+    )
+
+
+def find_particles(
+    scores: NDArray[np.float32],
+    config: Config,
+    *,
+    radius: float,
+    count: int | None,
+    floor: float,
+    fit: Fit | None = None,
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Smooth the scores as configured, take the peaks and their centres.
+
+    Parameters
+    ----------
+    scores
+        Logits, ``z y x``.
+    radius
+        Particle radius in voxels.
+    count, floor
+        Peaks at most, and the score that they must exceed.
+    fit
+        Of a template, which ranks and moves the peaks, and may drop some.
+
+    Returns
+    -------
+    tuple
+        (n, 3) centres in voxels ``z y x`` and (n,) scores, best first.
+    """
+    smoothed = _Smoothed.of(scores, config, radius)
+    del scores  # as `pick` does
+    peaks = smoothed.peaks(count, floor=floor if fit is None else -np.inf)
+    centres, found = smoothed.centres(peaks), peaks.scores
+    if fit is not None:
+        centres, found = fit(centres, found)
+    return centres[found > floor], found[found > floor]
+
+
+def find_candidates(
+    scores: NDArray[np.float32], config: Config, *, radius: float
+) -> tuple[NDArray[np.float64], Floats]:
+    """Find the peaks that a tomogram is judged by without a template, as `find_particles` does."""
+    most = most_candidates(scores.size, config.peaks.spacing(radius))
+    return find_particles(scores, config, radius=radius, count=most, floor=-np.inf)
 
 
 def fit_of(
@@ -139,191 +268,6 @@ def compare_peaks(
     return replace(near, moves=np.where(may_move[:, None], near.moves, 0.0))
 
 
-def _ranked_by_shape(
-    checkpoint: Checkpoint, centres: NDArray[np.float64], scores: Floats, near: Compared
-) -> tuple[NDArray[np.float64], Floats]:
-    """Peaks with what the checkpoint's template tells of the best ones, the best first again.
-
-    Each moves to where the template fits. Of those that have met there the best stays. Those far
-    down the list are no particles, however they fit: they get what the last ones have that were
-    looked at.
-
-    Parameters
-    ----------
-    centres, scores
-        (n, 3) ``z y x`` and (n,), the best first.
-    near
-        What `compare_peaks` found there.
-    """
-    description = checkpoint.description
-    few = near.contrasts[-max(len(near.contrasts) // 5, 1) :]
-    contrasts = np.full(len(scores), np.median(few) if len(few) else 0.0)
-    contrasts[: len(near.contrasts)] = near.contrasts
-    scores = scores + description.template_weight * contrasts
-    moved = centres + np.pad(near.moves, ((0, len(scores) - len(near.moves)), (0, 0)))
-    order = np.argsort(-scores, kind="stable")
-    spacing = description.config.peaks.exclusion * description.radius_voxels
-    order = order[are_apart(moved[order], before=centres[order], radius=_MET * spacing)]
-    return moved[order], scores[order]
-
-
-def find_particles(
-    scores: NDArray[np.float32],
-    config: Config,
-    *,
-    radius: float,
-    count: int | None,
-    floor: float,
-    fit: Fit | None = None,
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
-    """Smooth the scores as configured, take the peaks and their centres.
-
-    Parameters
-    ----------
-    scores
-        Logits, ``z y x``.
-    radius
-        Particle radius in voxels.
-    count, floor
-        Peaks at most, and the score that they must exceed.
-    fit
-        Of a template, which ranks and moves the peaks, and may drop some.
-
-    Returns
-    -------
-    tuple
-        (n, 3) centres in voxels ``z y x`` and (n,) scores, best first.
-    """
-    scores, margin = _for_peaks(scores, config, radius)
-    peaks = _peaks(scores, config, radius, count, floor if fit is None else -np.inf)
-    centres = _centres(scores, peaks, config, radius) + margin
-    found = peaks.scores
-    if fit is not None:
-        centres, found = fit(centres, found)
-    return centres[found > floor], found[found > floor]
-
-
-def pick(
-    scores: NDArray[np.float32],
-    tomogram: Tomogram,
-    checkpoint: Checkpoint,
-    cut: Cut,
-    *,
-    features: Features | None = None,
-    device: str = "cpu",
-    overwrite: bool = False,
-    progress: Callable[[float], None] = lambda _: None,
-) -> Picked:
-    """Take the particles of a scored tomogram, in its own voxels.
-
-    The list ends after `cut.count` picks, above `cut.threshold`, or where the expected share of
-    false picks passes `cut.fdr`. With nothing given it ends after the expected number of particles
-    in preset ``paper`` (section 3.4), and where the expected F1 is best in ``default``. However it
-    ends, a calibrated model tells each pick's probability and what other lists there could be.
-
-    Parameters
-    ----------
-    scores
-        Logits ``z y x`` of the tomogram's `features_of`, whose voxels need not be its own.
-    features
-        Of the tomogram, for a checkpoint with a template; made anew where they are not given.
-    device
-        Where peaks are compared with a template.
-    overwrite
-        Whether the scores may be smoothed where they are: they are then not copied.
-    progress
-        Hears the share done of comparing peaks with a template.
-
-    Raises
-    ------
-    InputError
-        When a false-discovery rate is asked of a checkpoint that was not calibrated, or as
-        `scored_voxel_size` does.
-    """
-    description = checkpoint.description
-    config = description.config
-    calibration = description.calibration
-    length, floor = cut.count, -np.inf if cut.threshold is None else cut.threshold
-    automatic = cut == Cut()
-    if automatic and calibration is None:
-        length = config.expected
-        if length is None:
-            # Training was stopped before its end; what it expected is the best that is known.
-            core = ball_voxels(config.labels.core_radius(description.radius_voxels))
-            scored = sum(int(np.count_nonzero(plane > -np.inf)) for plane in scores)
-            length = round(description.priors.expected * scored / core)
-    if cut.fdr is not None and calibration is None:
-        raise InputError(
-            "this model was not calibrated, so a false-discovery rate cannot be estimated: give "
-            "--count or --threshold, or train with --preset default"
-        )
-    radius = description.radius_voxels
-    shape, most = scores.shape, most_candidates(scores.size, config.peaks.exclusion * radius)
-    scores, margin = _for_peaks(scores, config, radius, overwrite=overwrite)
-    judged = centres = None
-    if calibration is None and length is not None:
-        # With the candidates that follow the list, at once.
-        peaks = _peaks(scores, config, radius, 2 * length + _MORE_CANDIDATES, -np.inf)
-    elif calibration is None:
-        peaks = _peaks(scores, config, radius, None, floor)
-    else:
-        # The list is the start of the candidates, unless it is the longer of the two. A template
-        # may drop those that it compares.
-        spare = most_compared(checkpoint, shape) if description.template_weight else 0
-        peaks = _peaks(scores, config, radius, max(most, (length or 0) + spare), -np.inf)
-        found, judged_by = peaks.scores, most
-        if description.template_weight:
-            features = features or plain_features_of(checkpoint, tomogram)
-            fit = fit_of(checkpoint, features, device=device, progress=progress)
-            if fit is not None:
-                centres, found = fit(_centres(scores, peaks, config, radius) + margin, found)
-                judged_by = _judged_by(checkpoint, shape)
-        judged = judge(found[:judged_by], calibration)
-        if automatic:
-            length = judged.best_length
-        elif cut.fdr is not None:
-            length = judged.length_at(cut.fdr)
-        if centres is None and cut.threshold is not None and len(found) and found[-1] > floor:
-            peaks = _peaks(scores, config, radius, None, floor)
-    if centres is None:
-        found = peaks.scores
-    above = int(np.count_nonzero(found > floor))
-    count = above if length is None else min(length, above)
-    # Peaks are taken best first, so a list is the beginning of every longer one.
-    wanted = 2 * count + _MORE_CANDIDATES
-    if centres is None:
-        if len(peaks) < wanted:
-            peaks = _peaks(scores, config, radius, wanted, -np.inf)
-        peaks = peaks.best(wanted)
-        centres, found = _centres(scores, peaks, config, radius) + margin, peaks.scores
-    centres, found = centres[:wanted], found[:wanted]
-    # Where the scores' voxels are larger, the last one may reach beyond the tomogram.
-    centres = centres * (scored_voxel_size(checkpoint, tomogram) / tomogram.voxel_size)
-    table = Particles.from_voxels(
-        np.minimum(centres, np.array(tomogram.shape) - 0.5),
-        voxel_size=tomogram.voxel_size,
-        scores=found,
-        probabilities=None if judged is None else _chances(judged, len(found)),
-        tomograms=[tomogram.name] * len(found),
-    )
-    return Picked(
-        particles=table.select(np.arange(count)),
-        candidates=table,
-        threshold=float(found[count - 1]) if count else None,
-        estimated=None if judged is None else judged.count,
-        lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
-        histogram=None if judged is None else judged.histogram,
-    )
-
-
-def find_candidates(
-    scores: NDArray[np.float32], config: Config, *, radius: float
-) -> tuple[NDArray[np.float64], Floats]:
-    """Find the peaks that a tomogram is judged by without a template, as `find_particles` does."""
-    most = most_candidates(scores.size, config.peaks.exclusion * radius)
-    return find_particles(scores, config, radius=radius, count=most, floor=-np.inf)
-
-
 def add_shape(
     checkpoint: Checkpoint,
     shape: Shape,
@@ -348,11 +292,184 @@ def add_shape(
 def most_compared(checkpoint: Checkpoint, shape: Shape) -> int:
     """Number of peaks of a tomogram that are compared with a template."""
     description = checkpoint.description
-    spacing = description.config.peaks.exclusion * description.radius_voxels
+    spacing = description.config.peaks.spacing(description.radius_voxels)
     core = ball_voxels(description.config.labels.core_radius(description.radius_voxels))
     expected = description.priors.expected / core  # a voxel
     share = min(_TIMES_EXPECTED * expected * 2 * ball_voxels(spacing), _LARGEST_LOOKED_AT)
     return ceil(share * most_candidates(prod(shape), spacing))
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Smoothed:
+    """Scores as peaks are looked for in them: smoothed, if configured, and away from the faces."""
+
+    scores: NDArray[np.float32]
+    """``z y x``, a view of them."""
+    margin: int
+    """Voxels from a face in which no peak is taken."""
+    shape: Shape
+    """Of the whole volume."""
+    config: Config
+    radius: float
+    """Of the particle, in voxels."""
+
+    @classmethod
+    def of(
+        cls, scores: NDArray[np.float32], config: Config, radius: float, *, overwrite: bool = False
+    ) -> _Smoothed:
+        """Smooth a volume of scores: in a copy, unless they may be overwritten."""
+        if config.peaks.smoothing:
+            out = scores if overwrite else np.empty(scores.shape, dtype=np.float32)
+            _smooth(scores, config.peaks.smoothing * radius, out)
+            scores = out
+        margin = _margin(config, radius)
+        z, y, x = (slice(margin, max(length - margin, margin)) for length in scores.shape)
+        return cls(
+            scores=scores[z, y, x],
+            margin=margin,
+            shape=scores.shape,
+            config=config,
+            radius=radius,
+        )
+
+    @property
+    def most_candidates(self) -> int:
+        """Peaks that a tomogram is judged by without a template."""
+        return most_candidates(prod(self.shape), self.config.peaks.spacing(self.radius))
+
+    def peaks(self, count: int | None = None, *, floor: float = -np.inf) -> Peaks:
+        """Look for peaks that score above the floor, so many at most, the best first.
+
+        A search takes the whole volume, and a list is the beginning of every longer one.
+        """
+        spacing = self.config.peaks.spacing(self.radius)
+        return find_peaks(self.scores, radius=spacing, count=count, threshold=floor)
+
+    def centres(self, peaks: Peaks) -> NDArray[np.float64]:
+        """(n, 3) ``z y x`` in voxels of the whole volume, between them if configured."""
+        if self.config.peaks.subvoxel:
+            return refine(self.scores, peaks, radius=max(self.radius / 4, 1.0)) + self.margin
+        return peaks.voxels.astype(np.float64) + self.margin
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Listed:
+    """The picks, and the candidates that follow them, the best first."""
+
+    centres: NDArray[np.float64]
+    """(n, 3) ``z y x`` in voxels of the scores."""
+    scores: Floats
+    """(n,)."""
+    count: int
+    """How many are picks."""
+    judged: Judged | None = None
+    """What is known of the tomogram's peaks, if the model was calibrated."""
+
+
+def _list_unjudged(smoothed: _Smoothed, cut: Cut, length: int | None) -> _Listed:
+    """List the peaks that score above the threshold, at most so many, by scores alone."""
+    if length is None:
+        length = len(smoothed.peaks(floor=cut.floor))
+    # What follows the list is found with it.
+    peaks = smoothed.peaks(_with_candidates(length))
+    count = _count(peaks.scores, cut, length)
+    peaks = peaks.best(_with_candidates(count))
+    return _Listed(centres=smoothed.centres(peaks), scores=peaks.scores, count=count)
+
+
+def _list_judged(smoothed: _Smoothed, cut: Cut, calibration: Calibration) -> _Listed:
+    """List the peaks by their scores, by which the tomogram is judged."""
+    # The list is the start of the candidates, unless it is the longer of the two.
+    most = smoothed.most_candidates
+    peaks = smoothed.peaks(max(most, cut.count or 0))
+    judged = judge(peaks.scores[:most], calibration)
+    if cut.threshold is not None and len(peaks) and peaks.scores[-1] > cut.threshold:
+        # There may be more above it.
+        peaks = smoothed.peaks(floor=cut.threshold)
+    count = _count(peaks.scores, cut, _length(cut, judged))
+    if len(peaks) < _with_candidates(count):
+        peaks = smoothed.peaks(_with_candidates(count))
+    # The others, far more, need no centres.
+    peaks = peaks.best(_with_candidates(count))
+    centres = smoothed.centres(peaks)
+    return _Listed(centres=centres, scores=peaks.scores, count=count, judged=judged)
+
+
+def _list_by_shape(
+    smoothed: _Smoothed, cut: Cut, calibration: Calibration, checkpoint: Checkpoint, fit: Fit
+) -> _Listed:
+    """List the peaks by what the checkpoint's template makes of them, too."""
+    # It may drop those that it compares.
+    length = (cut.count or 0) + most_compared(checkpoint, smoothed.shape)
+    peaks = smoothed.peaks(max(smoothed.most_candidates, length))
+    centres, scores = fit(smoothed.centres(peaks), peaks.scores)
+    judged = judge(scores[: _judged_by(checkpoint, smoothed.shape)], calibration)
+    count = _count(scores, cut, _length(cut, judged))
+    some = slice(_with_candidates(count))
+    return _Listed(centres=centres[some], scores=scores[some], count=count, judged=judged)
+
+
+def _expected(scores: NDArray[np.float32], checkpoint: Checkpoint) -> int:
+    """Particles that a tomogram of these scores holds, as far as training expected them."""
+    description = checkpoint.description
+    if description.config.expected is not None:
+        return description.config.expected
+    # Training was stopped before its end; what it expected is the best that is known.
+    core = ball_voxels(description.config.labels.core_radius(description.radius_voxels))
+    scored = sum(int(np.count_nonzero(plane > -np.inf)) for plane in scores)
+    return round(description.priors.expected * scored / core)
+
+
+def _length(cut: Cut, judged: Judged) -> int | None:
+    """Picks at most, where a tomogram was judged; None where only a threshold ends the list."""
+    if cut == Cut():
+        return judged.best_length
+    return cut.count if cut.fdr is None else judged.length_at(cut.fdr)
+
+
+def _count(scores: Floats, cut: Cut, length: int | None) -> int:
+    """How many of peaks are picks: those above the threshold, the first ones of them."""
+    above = int(np.count_nonzero(scores > cut.floor))
+    return above if length is None else min(length, above)
+
+
+def _with_candidates(count: int) -> int:
+    """Length of a list of so many picks with the candidates that follow them."""
+    return 2 * count + _MORE_CANDIDATES
+
+
+def _chances(judged: Judged, count: int) -> Floats:
+    """(count,) probabilities of the best peaks; 0 below the last candidate."""
+    chances = judged.chances[:count]
+    return np.pad(chances, (0, count - len(chances)))
+
+
+def _ranked_by_shape(
+    checkpoint: Checkpoint, centres: NDArray[np.float64], scores: Floats, near: Compared
+) -> tuple[NDArray[np.float64], Floats]:
+    """Peaks with what the checkpoint's template tells of the best ones, the best first again.
+
+    Each moves to where the template fits. Of those that have met there the best stays. Those far
+    down the list are no particles, however they fit: they get what the last ones have that were
+    looked at.
+
+    Parameters
+    ----------
+    centres, scores
+        (n, 3) ``z y x`` and (n,), the best first.
+    near
+        What `compare_peaks` found there.
+    """
+    description = checkpoint.description
+    few = near.contrasts[-max(len(near.contrasts) // 5, 1) :]
+    contrasts = np.full(len(scores), np.median(few) if len(few) else 0.0)
+    contrasts[: len(near.contrasts)] = near.contrasts
+    scores = scores + description.template_weight * contrasts
+    moved = centres + np.pad(near.moves, ((0, len(scores) - len(near.moves)), (0, 0)))
+    order = np.argsort(-scores, kind="stable")
+    spacing = description.config.peaks.spacing(description.radius_voxels)
+    order = order[are_apart(moved[order], before=centres[order], radius=_MET * spacing)]
+    return moved[order], scores[order]
 
 
 def _judged_by(checkpoint: Checkpoint, shape: Shape) -> int:
@@ -373,42 +490,6 @@ def _may_be_picked(
         known &= keeps(features.mask, features.shape, voxels)
     found[found] = known
     return found
-
-
-def _chances(judged: Judged, count: int) -> Floats:
-    """(count,) probabilities of the best peaks; 0 below the last candidate."""
-    chances = judged.chances[:count]
-    return np.pad(chances, (0, count - len(chances)))
-
-
-def _peaks(
-    scores: NDArray[np.float32], config: Config, radius: float, count: int | None, floor: float
-) -> Peaks:
-    """Peaks of smoothed scores."""
-    return find_peaks(scores, radius=config.peaks.exclusion * radius, count=count, threshold=floor)
-
-
-def _centres(
-    scores: NDArray[np.float32], peaks: Peaks, config: Config, radius: float
-) -> NDArray[np.float64]:
-    """Centres (n, 3) ``z y x`` of the peaks of smoothed scores, between voxels if configured."""
-    if config.peaks.subvoxel:
-        return refine(scores, peaks, radius=max(radius / 4, 1.0))
-    return peaks.voxels.astype(np.float64)
-
-
-def _for_peaks(
-    scores: NDArray[np.float32], config: Config, radius: float, *, overwrite: bool = False
-) -> tuple[NDArray[np.float32], int]:
-    """Smooth the scores, if configured; and view those away from the faces, with their corner."""
-    settings = config.peaks
-    if settings.smoothing:
-        out = scores if overwrite else np.empty(scores.shape, dtype=np.float32)
-        _smooth(scores, settings.smoothing * radius, out)
-        scores = out
-    margin = _margin(config, radius)
-    z, y, x = (slice(margin, max(length - margin, margin)) for length in scores.shape)
-    return scores[z, y, x], margin
 
 
 def _margin(config: Config, radius: float) -> int:

@@ -250,7 +250,7 @@ def _measure(one: Reported, description: Description) -> Findings:
         record=record,
         voxels=picks.voxels,
         radius=radius,
-        exclusion=config.peaks.exclusion * scored,
+        exclusion=config.peaks.spacing(scored),
         margin=margin,
         scores=np.empty(0) if picks.scores is None else picks.scores,
         probabilities=picks.probabilities,
