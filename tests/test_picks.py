@@ -33,10 +33,27 @@ def _compared(contrasts, moves=None):
     )
 
 
+def _shaped(monkeypatch, compare, **settings):
+    """A checkpoint without a template, and one whose template finds what `compare` says."""
+    monkeypatch.setattr(picks, "compare", compare)
+    plain = checkpoint_of(calibration=_calibration(), **settings)
+    description = plain.description.model_copy(update={"template_weight": 10.0})
+    template = Template(volume=np.zeros((3, 3, 3), dtype=np.float32))
+    return plain, replace(plain, template=template, description=description)
+
+
+def _moving(monkeypatch, moves, contrasts=None, **settings):
+    """The two of `_shaped`; peaks move, the best first, and fit alike if nothing else is said."""
+    fits = np.full(len(moves), 0.4) if contrasts is None else contrasts
+    return _shaped(
+        monkeypatch,
+        lambda _, centres, *__, **___: _compared(fits[: len(centres)], moves[: len(centres)]),
+        **settings,
+    )
+
+
 def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
     scores, tomogram = _volume_of_peaks()
-    plain = checkpoint_of(calibration=_calibration())
-    before = pick(scores, tomogram, plain, Cut(count=12)).particles
     looked_at = []
 
     def compare(features, centres, template, *, radius, progress):
@@ -44,12 +61,8 @@ def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
         # The second peak has the shape, the first not at all.
         return _compared(np.array([0.0, 0.8, *[0.4] * 1000])[: len(centres)])
 
-    monkeypatch.setattr("tomopicker.picks.compare", compare)
-    checkpoint = replace(
-        plain,
-        template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
-        description=plain.description.model_copy(update={"template_weight": 10.0}),
-    )
+    plain, checkpoint = _shaped(monkeypatch, compare)
+    before = pick(scores, tomogram, plain, Cut(count=12)).particles
     picked = pick(scores, tomogram, checkpoint, Cut(count=5), device="cuda:0").particles
     # The first peak has fallen to the fifth place.
     expected = before.scores[[1, 2, 3, 4, 0]] + 10 * np.array([0.8, 0.4, 0.4, 0.4, 0.0])
@@ -75,19 +88,10 @@ def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
 
 def test_candidates_with_shape_added_are_those_that_picking_finds(monkeypatch):
     scores, tomogram = _volume_of_peaks(60)
-    plain = checkpoint_of(calibration=_calibration(), peaks__margin=0)
     rng = np.random.default_rng(0)
-    near = rng.normal(0, 2, 10_000)
+    contrasts = rng.normal(0, 2, 10_000)
     moves = rng.uniform(-2, 2, (10_000, 3))
-    monkeypatch.setattr(
-        "tomopicker.picks.compare",
-        lambda _, centres, *__, **___: _compared(near[: len(centres)], moves[: len(centres)]),
-    )
-    checkpoint = replace(
-        plain,
-        template=Template(volume=np.zeros((3, 3, 3), dtype=np.float32)),
-        description=plain.description.model_copy(update={"template_weight": 10.0}),
-    )
+    plain, checkpoint = _moving(monkeypatch, moves, contrasts, peaks__margin=0)
     config, radius = plain.description.config, plain.description.radius_voxels
     centres, found = find_candidates(scores, config, radius=radius)
     features = features_of(checkpoint, tomogram)
@@ -97,18 +101,6 @@ def test_candidates_with_shape_added_are_those_that_picking_finds(monkeypatch):
     picked = pick(scores, tomogram, checkpoint, Cut(count=5), features=features).particles
     np.testing.assert_allclose(candidates[1][:5], picked.scores, rtol=1e-6)
     np.testing.assert_allclose(candidates[0][:5], picked.voxels, atol=1e-4)
-
-
-def _moving(monkeypatch, moves, **settings):
-    """A checkpoint whose template has peaks move, the best first."""
-    monkeypatch.setattr(
-        "tomopicker.picks.compare",
-        lambda _, centres, *__, **___: _compared(np.full(len(centres), 0.4), moves[: len(centres)]),
-    )
-    plain = checkpoint_of(calibration=_calibration(), **settings)
-    description = plain.description.model_copy(update={"template_weight": 10.0})
-    template = Template(volume=np.zeros((3, 3, 3), dtype=np.float32))
-    return plain, replace(plain, template=template, description=description)
 
 
 def test_a_peak_moves_to_where_the_template_fits_but_not_out_of_the_mask(monkeypatch):
@@ -154,23 +146,15 @@ def test_peaks_that_do_not_move_are_all_listed_however_long_the_list(monkeypatch
 
 
 @pytest.mark.parametrize("length", [60, 240])
-def test_the_share_of_peaks_that_are_compared_is_that_of_any_volume(length):
-    checkpoint = checkpoint_of(calibration=_calibration())
+def test_the_share_of_peaks_that_are_compared_is_that_of_any_volume(monkeypatch, length):
+    moves = np.zeros((100_000, 3))
+    _, checkpoint = _moving(monkeypatch, moves)
     volume = np.zeros((60, 60, length), dtype=np.float32)
     features = SimpleNamespace(shape=volume.shape, data=volume, mask=None)
-    asked = []
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(
-            "tomopicker.picks.compare",
-            lambda _, centres, *__, **___: (
-                asked.append(len(centres)) or _compared(np.zeros(len(centres)))
-            ),
-        )
-        template = Template(volume=np.zeros((3, 3, 3), dtype=np.float32))
-        compare_peaks(replace(checkpoint, template=template), features, np.zeros((100_000, 3)))
+    asked = len(compare_peaks(checkpoint, features, np.zeros_like(moves)).contrasts)
     description = checkpoint.description
     spacing = description.config.peaks.exclusion * description.radius_voxels
-    share = asked[0] / (60 * 60 * length / (2 * ball_voxels(spacing)))
+    share = asked / (60 * 60 * length / (2 * ball_voxels(spacing)))
     core = ball_voxels(description.config.labels.core_radius(description.radius_voxels))
     expected = 10 * description.priors.expected / core * 2 * ball_voxels(spacing)
     assert share == pytest.approx(min(expected, 0.5), rel=0.03)
@@ -289,6 +273,30 @@ def test_a_list_longer_than_the_candidates_is_found_whole(monkeypatch):
     assert len(pick(scores, tomogram, checkpoint, Cut(count=9)).particles) == 9
     assert len(pick(scores, tomogram, checkpoint, Cut(threshold=5.5)).particles) == 7
     assert len(pick(scores, tomogram, checkpoint, Cut(threshold=9.5)).particles) == 3
+
+
+@pytest.mark.parametrize("calibration", [True, False])
+def test_peaks_are_searched_once_and_only_those_that_are_listed_are_centred(
+    monkeypatch, calibration
+):
+    tomogram = noise_of((40, 40, 60))
+    checkpoint = checkpoint_of(calibration=_calibration() if calibration else None)
+    find_peaks, refine, found, centred = picks.find_peaks, picks.refine, [], []
+
+    def finding(*arguments, **settings):
+        found.append(find_peaks(*arguments, **settings))
+        return found[-1]
+
+    def centring(scores, peaks, **settings):
+        centred.append(len(peaks))
+        return refine(scores, peaks, **settings)
+
+    monkeypatch.setattr(picks, "find_peaks", finding)
+    monkeypatch.setattr(picks, "refine", centring)
+    listed = pick(tomogram.data, tomogram, checkpoint, Cut(count=5)).candidates
+    assert len(found) == 1
+    assert centred == [len(listed)] == [60]
+    assert len(found[0]) >= 60
 
 
 def test_a_false_discovery_rate_needs_a_calibrated_model():
