@@ -246,9 +246,11 @@ def compare(
     nearby = _Nearby(boxes, axes, at_once=size)
     rough_fits = torch.empty(size * places, coarse.shape[1])
     fine_fits = torch.empty(size * kept, few.shape[1])
-    contrasts, moves = [], []
+    # Small results that stay between large ones that go would keep those from being used again.
+    contrasts, moves = torch.empty(len(centres)), torch.empty(len(centres), 3)
     for start in range(0, len(centres), _AT_ONCE):
         some = centres[start : start + _AT_ONCE]
+        rows = slice(start, start + len(some))
         count, white = len(some), optics.whitened(boxes.read(features, some))
         voxels, norms = nearby.roughly(white)
         torch.mm(voxels.flatten(0, 1), coarse, out=rough_fits[: count * places])
@@ -260,14 +262,14 @@ def compare(
             kind.amax(1).reshape(count, kept)
             for kind in torch.split(fine_fits[: count * kept], lengths, dim=1)
         )
-        contrasts.append(fit.amax(1) - (mirrored.amax(1) + lump.amax(1)) / 2)
+        contrasts[rows] = fit.amax(1) - (mirrored.amax(1) + lump.amax(1)) / 2
         # What the others would fit, were all templates compared there.
         fits += (fit - fits.gather(1, best)).mean(1, keepdim=True)
-        moves.append(_moves(some, fits.scatter(1, best, fit), boxes))
+        moves[rows] = _moves(some, fits.scatter(1, best, fit), boxes)
         progress(min(1.0, (start + _AT_ONCE) / len(centres)))
     return Compared(
-        contrasts=torch.cat(contrasts).cpu().numpy().astype(np.float64),
-        moves=torch.cat(moves).cpu().numpy().astype(np.float64),
+        contrasts=contrasts.cpu().numpy().astype(np.float64),
+        moves=moves.cpu().numpy().astype(np.float64),
     )
 
 
