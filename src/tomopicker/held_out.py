@@ -269,7 +269,8 @@ def _with_shape(
     The first average has what is likely by the scores alone, the others what is by shape, too; each
     goes on from the one before, and likely ones from where they fitted it. The gain of being in the
     average is learned with the first, as the particles of the others were chosen by how they fit,
-    and falls as one over their number. What was rejected is known, and has no say. The first
+    and falls as one over their number. One whose contrasts tell too little is still followed by one
+    of more particles, likely by their scores. What was rejected is known, and has no say. The first
     `calibrated` tomograms tell the chances by score.
     """
     every = peaks
@@ -335,12 +336,13 @@ def _with_shape(
             most=task.config.inference.template_weight,
             known_gain=None if gain is None else gain / checkpoint.description.aligned,
         )
-        gain = mixture.gain * checkpoint.description.aligned
-        if not mixture.weight:
-            return checkpoint, list(every)
-        now = np.zeros(len(scores))
-        now[told] = mixture.chances
-        chances = _for_each(peaks, now)
+        if mixture.weight:
+            gain = mixture.gain * checkpoint.description.aligned
+            now = np.zeros(len(scores))
+            now[told] = mixture.chances
+            chances = _for_each(peaks, now)
+    if not mixture.weight:
+        return checkpoint, list(every)
     checkpoint = _described(checkpoint, template_weight=mixture.weight)
     excess = _for_each(peaks, mixture.gain * is_aligned)
     return checkpoint, [
