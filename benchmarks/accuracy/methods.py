@@ -165,8 +165,8 @@ def _default(name, clicks, off, seed, options, overrides):
     )
     validation = None if clicks else _load(options, name, "validation")
     clicked = _some(particles, clicks or None, seed)
-    beside = np.random.default_rng([seed, 2]).normal(scale=off / np.sqrt(3), size=(len(clicked), 3))
-    clicked = Particles.from_voxels(clicked.voxels + beside, voxel_size=VOXEL_SIZE)
+    places = clicks_beside(clicked.voxels, off, np.random.default_rng([seed, 2]))
+    clicked = Particles.from_voxels(places, voxel_size=VOXEL_SIZE)
     task = prepare(config, [(tomogram, clicked)], validation)
     kept = calibrate(task, _trained(task))
     network = network_of(kept)
@@ -418,6 +418,11 @@ def _some(particles, clicks: int | None, seed: int):
     """The first clicks of one random order, so that more clicks hold the fewer ones."""
     order = np.random.default_rng([seed, 1]).permutation(len(particles))
     return particles.select(np.sort(order[:clicks]))
+
+
+def clicks_beside(centres: np.ndarray, off: float, rng: np.random.Generator) -> np.ndarray:
+    """Where a person clicks (n, 3) centres: `off` voxels from them, root mean square."""
+    return centres + rng.normal(scale=off / np.sqrt(3), size=centres.shape)
 
 
 def _radius(name: str) -> float:

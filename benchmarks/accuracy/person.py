@@ -36,7 +36,18 @@ from itertools import product
 from pathlib import Path
 
 import numpy as np
-from methods import _MOST, TOLERANCE, _commit, _counted, _load, _measure, _radius, _some, _trained
+from methods import (
+    _MOST,
+    TOLERANCE,
+    _commit,
+    _counted,
+    _load,
+    _measure,
+    _radius,
+    _some,
+    _trained,
+    clicks_beside,
+)
 from tomograms import VOXEL_SIZE
 
 SET = "defocus-ribosome"
@@ -87,8 +98,8 @@ class Person:
 
     def click(self, part: str, centres: np.ndarray) -> None:
         """Click true centres, a little beside each."""
-        off = self.rng.normal(scale=CLICK_ERROR / np.sqrt(3), size=centres.shape)
-        self.particles.setdefault(part, []).extend(map(tuple, (centres + off).tolist()))
+        places = clicks_beside(centres, CLICK_ERROR, self.rng)
+        self.particles.setdefault(part, []).extend(map(tuple, places.tolist()))
 
     def say(self, candidate, order: str) -> None:
         """Accept a candidate that is the particle nearest to it and not known yet, or reject it."""

@@ -371,10 +371,7 @@ def _with_template(
 ) -> Checkpoint:
     """Add the average of what is at these places, (n, 3) each; from the one that is there."""
     # A tomogram's together, as its templates take most of the time.
-    aligned = [
-        (part.features, np.concatenate([some for own, some in places if own is part.features]))
-        for part in task.training
-    ]
+    aligned = [(part.features, _places_in(part.features, places)) for part in task.training]
     with computing_on(device):
         template = learn_template(
             aligned,
@@ -426,12 +423,19 @@ def _to_peaks(
     part: Labelled, peaks: Sequence[tuple[Features, NDArray[np.float64]]], radius: float
 ) -> Floats:
     """(n, 3) from each particle to the nearest peak of its tomogram; NaN where none is near."""
-    mine = np.concatenate([*(at for own, at in peaks if own is part.features), np.empty((0, 3))])
+    mine = _places_in(part.features, peaks)
     apart, rows = KDTree(mine).query(part.centres)
     is_near = apart <= MATCH_RADII * radius
     moves = np.full(part.centres.shape, np.nan)
     moves[is_near] = mine[rows[is_near]] - part.centres[is_near]
     return moves
+
+
+def _places_in(
+    features: Features, places: Sequence[tuple[Features, NDArray[np.float64]]]
+) -> NDArray[np.float64]:
+    """(n, 3) of all places that are in one tomogram."""
+    return np.concatenate([*(some for own, some in places if own is features), np.empty((0, 3))])
 
 
 def _compared(

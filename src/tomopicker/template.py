@@ -249,8 +249,8 @@ def compare(
     # Small results that stay between large ones that go would keep those from being used again.
     contrasts, moves = torch.empty(len(centres)), torch.empty(len(centres), 3)
     for start in range(0, len(centres), _AT_ONCE):
-        some = centres[start : start + _AT_ONCE]
-        rows = slice(start, start + len(some))
+        rows = slice(start, start + _AT_ONCE)
+        some = centres[rows]
         count, white = len(some), optics.whitened(boxes.read(features, some))
         voxels, norms = nearby.roughly(white)
         torch.mm(voxels.flatten(0, 1), coarse, out=rough_fits[: count * places])
