@@ -25,14 +25,14 @@ from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
-from scipy.optimize import minimize
 from scipy.spatial import KDTree
 
 from tomopicker.labels import ball_voxels
+from tomopicker.posterior import deviation_of, most_likely
 from tomopicker.verdicts import SLIPS, expected_f1
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Sequence
+    from collections.abc import Sequence
 
     from numpy.typing import NDArray
 
@@ -344,7 +344,7 @@ def learn_calibration(
 
     bounds = [(-20.0, 25.0), (-6.0, 3.0), (-8.0, 3.0), (least, likely + 2)]
     starts = [start(slope, likely + step) for slope in (0.5, 1.5) for step in (-0.5, 0.0, 0.5)]
-    best = _least(cost, starts, bounds)
+    best = most_likely(cost, starts, bounds)
     raw = np.concatenate([*(labelled.scores for _, labelled in tomograms), np.empty(0)])
     return Calibration(
         labelled_scores=tuple(np.sort(scores).tolist()),
@@ -414,14 +414,14 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
         for step in (-1.0, 0.0, 1.0)
         for moved in ((0.0, 0.0), (0.4, 0.3), (-0.4, -0.3))
     ]
-    best = _least(cost, starts, bounds)
+    best = most_likely(cost, starts, bounds)
     others, particles = rates(z, best)
     chances = _chances(others, particles)
     # A better peak has no smaller chance, though a normal's tail may fall faster than the others'.
     chances = np.minimum.accumulate(np.maximum.accumulate(chances[::-1])[::-1])
     missed = calibration.labelled / len(labelled)
     estimate = float(chances.sum()) * missed
-    spread = math.exp(1.96 * _deviation(cost, best, 3))
+    spread = math.exp(1.96 * deviation_of(lambda values: float(values[3]), cost, best))
     others, particles = rates(centres, best)
     others_there, particles_there = rates(centres, expected)
     floor, unit = _units(scores)
@@ -527,35 +527,3 @@ def _overtaken(counts: NDArray[np.int64], others: Floats, particles: Floats) -> 
     """
     chances = _chances(others, particles)
     return float(counts @ (np.maximum.accumulate(chances) - chances))
-
-
-def _least(
-    cost: Callable[[Floats], float],
-    starts: Sequence[Sequence[float] | Floats],
-    bounds: Sequence[tuple[float, float]],
-) -> Floats:
-    """Where the cost is least, searched from several starts."""
-    low, high = np.array(bounds).T
-    found = [
-        minimize(cost, np.clip(start, low, high), method="L-BFGS-B", bounds=bounds)
-        for start in starts
-    ]
-    best: Floats = min(found, key=lambda one: float(one.fun)).x
-    return best
-
-
-def _deviation(cost: Callable[[Floats], float], at: Floats, index: int) -> float:
-    """Standard deviation of one value where the cost is that of a normal distribution."""
-    step = 1e-2
-    size = len(at)
-    moves = step * np.eye(size)
-    hessian = np.empty((size, size))
-    for i in range(size):
-        for j in range(size):
-            corners = [
-                a * b * cost(at + a * moves[i] + b * moves[j]) for a in (1, -1) for b in (1, -1)
-            ]
-            hessian[i, j] = sum(corners) / (4 * step**2)
-    variance = float(np.linalg.pinv(hessian, rcond=1e-9)[index, index])
-    # Without curvature nothing is known; a factor of 50 either way says so.
-    return min(math.sqrt(variance), 2.0) if variance > 0 else 2.0
