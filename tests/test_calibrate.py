@@ -163,6 +163,26 @@ def test_whatever_the_peaks_chances_never_rise_and_lists_are_consistent(scores, 
     assert 0 <= judged.best_length <= len(ranked)
 
 
+def test_other_chances_are_made_to_fall_and_keep_their_sum():
+    rng = np.random.default_rng(0)
+    scores, true = _tomogram(rng, 150)
+    judged = judge(scores, _calibration(rng))
+    # What something else tells, which is right but for its scatter.
+    chances = np.clip(true * 0.6 + rng.uniform(0, 0.4, len(true)), 0, 1)
+    told = judged.with_chances(scores, chances, missed=1.1, deviation=0.2)
+    assert (np.diff(told.chances) <= 1e-12).all()
+    assert told.chances.sum() == pytest.approx(chances.sum())
+    assert told.count.estimate == pytest.approx(1.1 * chances.sum())
+    assert told.count.high / told.count.estimate == pytest.approx(np.exp(1.96 * 0.2))
+    assert told.histogram is not None
+    assert judged.histogram is not None
+    both = told.histogram.particles + told.histogram.others
+    np.testing.assert_allclose(both, judged.histogram.particles + judged.histogram.others)
+    # In the picture, too, those are particles that the chances say.
+    assert told.histogram.particles.sum() == pytest.approx(told.chances.sum(), rel=0.1)
+    assert told.histogram.counts.tolist() == judged.histogram.counts.tolist()
+
+
 def test_without_a_labelled_peak_nothing_is_claimed():
     scores = np.arange(10.0, 0, -1)
     none_found = LabelledScores(scores=np.empty(0), total=5)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from tomopicker.mixture import fit_mixture
+from tomopicker.mixture import Mixture, fit_mixture
 from tomopicker.types import Floats
 
 
@@ -30,7 +30,11 @@ class Peaks:
     def fit(
         self, most: float = 500.0, known_gain: float | None = None
     ) -> tuple[float, float, Floats]:
-        fitted = fit_mixture(
+        fitted = self.fitted(most, known_gain)
+        return fitted.weight, fitted.gain, fitted.chances
+
+    def fitted(self, most: float = 500.0, known_gain: float | None = None) -> Mixture:
+        return fit_mixture(
             self.scores,
             self.contrasts,
             self.chances,
@@ -41,7 +45,6 @@ class Peaks:
             most=most,
             known_gain=known_gain,
         )
-        return fitted.weight, fitted.gain, fitted.chances
 
 
 @pytest.mark.parametrize("seed", range(3))
@@ -54,6 +57,14 @@ def test_contrast_counts_as_bayes_has_it(seed: int, labelled: int) -> None:
     # Both together tell them better than the score alone.
     wrong = np.mean((chances > 0.5) != peaks.is_particle)
     assert wrong < 0.6 * np.mean((peaks.chances > 0.5) != peaks.is_particle)
+
+
+def test_what_contrasts_are_like_is_found_with_it() -> None:
+    learned = Peaks(0, apart=2.5).fitted().learned
+    assert learned is not None
+    assert learned.deviation == pytest.approx(0.02, rel=0.15)
+    assert learned.apart == pytest.approx(0.05, rel=0.2)
+    assert learned.slope == pytest.approx(0.5, rel=0.5)
 
 
 def test_first_chances_that_are_off_are_put_right() -> None:

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 from tomopicker import picks
 from tomopicker.calibrate import LabelledScores, learn_calibration
 from tomopicker.config import preset
+from tomopicker.contrasts import Contrasts
 from tomopicker.errors import InputError
 from tomopicker.inference import features_of
 from tomopicker.labels import ball_voxels
@@ -84,6 +85,28 @@ def test_a_template_ranks_the_peaks_by_their_shape_too(monkeypatch):
         before.scores[:5].tolist()
     )
     assert not looked_at
+
+
+def test_peaks_that_score_as_particles_and_do_not_fit_end_no_list(monkeypatch):
+    scores, tomogram = _volume_of_peaks(200)
+    # Of 60 peaks that stand above the others 30 fit.
+    scores[5, 5, 5::10] = np.concatenate([np.linspace(13, 9, 60), np.linspace(3, 1, 140)])
+    fits = np.random.default_rng(0).normal(0, 0.02, 10_000)
+    fits[:60:2] += 0.1
+    _, shaped = _moving(monkeypatch, np.zeros((10_000, 3)), fits, peaks__margin=0)
+    learned = Contrasts(slope=1.0, mean=0.0, apart=0.1, deviation=0.02)
+    told = replace(shaped, description=shaped.description.model_copy(update={"contrasts": learned}))
+    by_scores = pick(scores, tomogram, shaped, Cut())
+    by_both = pick(scores, tomogram, told, Cut())
+    assert by_scores.estimated is not None
+    assert by_both.estimated is not None
+    assert by_scores.estimated.estimate > 50
+    assert 25 < by_both.estimated.estimate < 40
+    assert len(by_both.particles) < len(by_scores.particles)
+    # The list is as it was, but for its end and what is said of it.
+    count = len(by_both.particles)
+    np.testing.assert_array_equal(by_both.particles.voxels, by_scores.particles.voxels[:count])
+    assert (np.diff(by_both.candidates.probabilities) <= 0).all()
 
 
 def test_candidates_with_shape_added_are_those_that_picking_finds(monkeypatch):

@@ -20,11 +20,12 @@ give what was accepted and rejected a likely one.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Annotated
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
+from scipy.optimize import isotonic_regression
 from scipy.spatial import KDTree
 
 from tomopicker.labels import ball_voxels
@@ -93,6 +94,11 @@ class Calibration(BaseModel):
     """Of the other peaks, as `slope` and `curvature`: exp(level - slope z - curvature z²)."""
     slope: Annotated[float, Field(gt=0, le=1e3)]
     curvature: Annotated[float, Field(gt=0, le=1e3)]
+
+    @property
+    def missed(self) -> float:
+        """Particles for each one that is among the peaks."""
+        return self.labelled / max(len(self.labelled_scores), 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +177,39 @@ class Judged:
         if not self.chances.any():
             return 0
         return int(np.argmax(expected_f1(self.chances, self.count.estimate))) + 1
+
+    def with_chances(
+        self, scores: Floats, chances: Floats, *, missed: float, deviation: float
+    ) -> Judged:
+        """Judge by other chances, which need not fall.
+
+        They are made to, by the least squares (isotonic regression).
+
+        Parameters
+        ----------
+        scores
+            (n,) of the peaks, best first.
+        chances
+            (n,) that something else tells of them.
+        missed
+            Particles for each one that is among the peaks.
+        deviation
+            Standard deviation of the logarithm of their number.
+        """
+        falling = isotonic_regression(chances, increasing=False).x
+        estimate = float(falling.sum()) * missed
+        spread = math.exp(1.96 * deviation)
+        histogram = self.histogram
+        if histogram is not None:
+            middles = (histogram.edges[:-1] + histogram.edges[1:]) / 2
+            share = np.interp(middles, scores[::-1], falling[::-1])
+            every = histogram.particles + histogram.others
+            histogram = replace(histogram, particles=share * every, others=(1 - share) * every)
+        return Judged(
+            chances=falling,
+            count=Count(estimate=estimate, low=estimate / spread, high=estimate * spread),
+            histogram=histogram,
+        )
 
     def length_at(self, rate: float) -> int:
         """Length of the longest list whose expected share of false picks is at most `rate`.
@@ -419,8 +458,7 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
     chances = _chances(others, particles)
     # A better peak has no smaller chance, though a normal's tail may fall faster than the others'.
     chances = np.minimum.accumulate(np.maximum.accumulate(chances[::-1])[::-1])
-    missed = calibration.labelled / len(labelled)
-    estimate = float(chances.sum()) * missed
+    estimate = float(chances.sum()) * calibration.missed
     spread = math.exp(1.96 * deviation_of(lambda values: float(values[3]), cost, best))
     others, particles = rates(centres, best)
     others_there, particles_there = rates(centres, expected)

@@ -18,6 +18,7 @@ from safetensors.torch import save
 from tomopicker import __version__
 from tomopicker.calibrate import Calibration
 from tomopicker.config import Config
+from tomopicker.contrasts import Contrasts
 from tomopicker.errors import InputError
 from tomopicker.io.whole import whole_file
 from tomopicker.template import Template, grid, side
@@ -68,6 +69,8 @@ class Description(Described):
     """Particles that the template is the average of."""
     template_weight: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.0
     """Of the template's contrast in the scores of peaks."""
+    contrasts: Contrasts | None = None
+    """What contrasts are like where particles are labelled; None where they tell no number."""
     calibration: Calibration | None = None
     training_tomograms: tuple[str, ...]
     validation_tomogram: str | None = None

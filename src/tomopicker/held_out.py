@@ -343,7 +343,7 @@ def _with_shape(
             chances = _for_each(peaks, now)
     if not mixture.weight:
         return checkpoint, list(every)
-    checkpoint = _described(checkpoint, template_weight=mixture.weight)
+    checkpoint = _described(checkpoint, template_weight=mixture.weight, contrasts=mixture.learned)
     excess = _for_each(peaks, mixture.gain * is_aligned)
     return checkpoint, [
         (

@@ -38,6 +38,8 @@ import numpy as np
 from scipy.optimize import minimize
 from scipy.special import expit, logit
 
+from tomopicker.contrasts import Contrasts, learn_contrasts
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -72,6 +74,8 @@ class Mixture:
     chances: Floats
     """(n,) of being a particle, by score and contrast, though the weight may have been cut; by the
     score alone without a weight."""
+    learned: Contrasts | None = None
+    """What contrasts are like, for other tomograms; None where they do not tell a number."""
 
 
 def fit_mixture(
@@ -137,7 +141,19 @@ def fit_mixture(
     weight = found.apart / found.variance / deviation / slope
     if weight <= _LEAST_SHARE * most:
         return nothing
-    return Mixture(weight=min(weight, most), gain=found.gain * deviation, chances=found.chances)
+    gain = found.gain * deviation
+    learned = learn_contrasts(
+        contrasts - gain * is_aligned,
+        found.odds,
+        found.known,
+        first=Contrasts(
+            slope=slope,
+            mean=found.other * deviation,
+            apart=found.apart * deviation,
+            deviation=found.variance**0.5 * deviation,
+        ),
+    )
+    return Mixture(weight=min(weight, most), gain=gain, chances=found.chances, learned=learned)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -164,12 +180,18 @@ class _Fitted:
 
     slope: float
     """Of the odds by the score, in units of the calibration's."""
+    other: float
+    """Mean contrast of others, in units as `_Peaks.fits`."""
     apart: float
-    """Mean contrast of particles less that of others, in units as `_Peaks.fits`."""
+    """Mean contrast of particles less that."""
     variance: float
     gain: float
+    odds: Floats
+    """(n,) log odds by the score."""
+    known: Floats
+    """(n,) by score and label."""
     chances: Floats
-    """(n,) of being a particle."""
+    """(n,) of being a particle, by all."""
     likelihood: float
     """Logarithm of that of the contrasts."""
 
@@ -247,13 +269,16 @@ def _fitted(peaks: _Peaks, *, is_level: bool = False) -> _Fitted:
         ],
         options={"maxiter": 1000},
     ).x
-    (slope,), _, _, _, (apart,), (log_variance,), (gain,) = np.split(found, split)
-    _, known, own, after = read(found)
+    (slope,), _, _, (other,), (apart,), (log_variance,), (gain,) = np.split(found, split)
+    odds, known, own, after = read(found)
     return _Fitted(
         slope=float(slope),
+        other=float(other),
         apart=float(apart),
         variance=float(np.exp(log_variance)),
         gain=float(gain),
+        odds=odds,
+        known=known,
         chances=expit(after),
         likelihood=likelihood(known, own, after, log_variance),
     )

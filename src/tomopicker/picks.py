@@ -12,6 +12,7 @@ import torch
 from scipy.ndimage import gaussian_filter
 
 from tomopicker.calibrate import Count, Judged, ScoreHistogram, judge, most_candidates
+from tomopicker.contrasts import judge_contrasts
 from tomopicker.errors import InputError
 from tomopicker.inference import plain_features_of, scored_voxel_size
 from tomopicker.labels import ball_voxels
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from tomopicker.calibrate import Calibration
     from tomopicker.checkpoint import Checkpoint
     from tomopicker.config import Config
+    from tomopicker.contrasts import Contrasts
     from tomopicker.features import Features
     from tomopicker.types import Floats, Shape, Tomogram
 
@@ -35,9 +37,6 @@ RATES = (0.05, 0.1, 0.2)
 """False-discovery rates at which the length of a list is told, to show how much hangs on it."""
 
 _MORE_CANDIDATES = 50
-
-Fit: TypeAlias = "Callable[[NDArray[np.float64], Floats], tuple[NDArray[np.float64], Floats]]"
-"""(n, 3) peaks ``z y x`` and their scores, best first, to those that a template makes of them."""
 
 _TIMES_EXPECTED = 10
 _LARGEST_LOOKED_AT = 0.5
@@ -54,6 +53,24 @@ volume, and those of noise, which move at random, are often somewhat nearer than
 
 _SLAB = 32  # planes to smooth at a time
 _BLUR_SIGMAS = 3.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Shaped:
+    """Peaks as a template ranks and moves them, the best first; of those that met the best one."""
+
+    centres: NDArray[np.float64]
+    """(n, 3) ``z y x`` in voxels."""
+    scores: Floats
+    """(n,) by network and template."""
+    plain: Floats
+    """(n,) by the network alone."""
+    contrasts: Floats
+    """(n,) of the template; NaN where it was not compared."""
+
+
+Fit: TypeAlias = "Callable[[NDArray[np.float64], Floats], Shaped]"
+"""(n, 3) peaks ``z y x`` and their scores, best first, to what a template makes of them."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -199,7 +216,8 @@ def find_particles(
     peaks = smoothed.peaks(count, floor=floor if fit is None else -np.inf)
     centres, found = smoothed.centres(peaks), peaks.scores
     if fit is not None:
-        centres, found = fit(centres, found)
+        shaped = fit(centres, found)
+        centres, found = shaped.centres, shaped.scores
     return centres[found > floor], found[found > floor]
 
 
@@ -230,7 +248,7 @@ def fit_of(
     if checkpoint.template is None or not checkpoint.description.template_weight:
         return None
 
-    def fit(centres: NDArray[np.float64], scores: Floats) -> tuple[NDArray[np.float64], Floats]:
+    def fit(centres: NDArray[np.float64], scores: Floats) -> Shaped:
         near = compare_peaks(checkpoint, features, centres, device=device, progress=progress)
         return _ranked_by_shape(checkpoint, centres, scores, near)
 
@@ -284,9 +302,9 @@ def add_shape(
     near
         Of `compare_peaks` there.
     """
-    centres, scores = _ranked_by_shape(checkpoint, centres, scores, near)
+    shaped = _ranked_by_shape(checkpoint, centres, scores, near)
     some = _judged_by(checkpoint, shape)
-    return centres[:some], scores[:some]
+    return shaped.centres[:some], shaped.scores[:some]
 
 
 def most_compared(checkpoint: Checkpoint, shape: Shape) -> int:
@@ -402,11 +420,38 @@ def _list_by_shape(
     # It may drop those that it compares.
     length = (cut.count or 0) + most_compared(checkpoint, smoothed.shape)
     peaks = smoothed.peaks(max(smoothed.most_candidates, length))
-    centres, scores = fit(smoothed.centres(peaks), peaks.scores)
-    judged = judge(scores[: _judged_by(checkpoint, smoothed.shape)], calibration)
-    count = _count(scores, cut, _length(cut, judged))
-    some = slice(_with_candidates(count))
-    return _Listed(centres=centres[some], scores=scores[some], count=count, judged=judged)
+    shaped = fit(smoothed.centres(peaks), peaks.scores)
+    some = _judged_by(checkpoint, smoothed.shape)
+    judged = _judged_by_shape(shaped, some, calibration, checkpoint.description.contrasts)
+    count = _count(shaped.scores, cut, _length(cut, judged))
+    listed = slice(_with_candidates(count))
+    return _Listed(
+        centres=shaped.centres[listed], scores=shaped.scores[listed], count=count, judged=judged
+    )
+
+
+def _judged_by_shape(
+    shaped: Shaped, some: int, calibration: Calibration, learned: Contrasts | None
+) -> Judged:
+    """Judge the best peaks: by how they score, and then by contrasts of all that were compared."""
+    judged = judge(shaped.scores[:some], calibration)
+    is_compared = np.isfinite(shaped.contrasts)
+    told = learned and judge_contrasts(
+        shaped.plain[is_compared],
+        shaped.contrasts[is_compared],
+        learned,
+        expected=judged.count.estimate / calibration.missed,
+    )
+    if not told:
+        return judged
+    chances = np.zeros(len(shaped.scores))
+    chances[is_compared] = told.chances
+    return judged.with_chances(
+        shaped.scores[:some],
+        chances[:some],
+        missed=calibration.missed,
+        deviation=told.deviation,
+    )
 
 
 def _expected(scores: NDArray[np.float32], checkpoint: Checkpoint) -> int:
@@ -446,7 +491,7 @@ def _chances(judged: Judged, count: int) -> Floats:
 
 def _ranked_by_shape(
     checkpoint: Checkpoint, centres: NDArray[np.float64], scores: Floats, near: Compared
-) -> tuple[NDArray[np.float64], Floats]:
+) -> Shaped:
     """Peaks with what the checkpoint's template tells of the best ones, the best first again.
 
     Each moves to where the template fits. Of those that have met there the best stays. Those far
@@ -462,14 +507,21 @@ def _ranked_by_shape(
     """
     description = checkpoint.description
     few = near.contrasts[-max(len(near.contrasts) // 5, 1) :]
-    contrasts = np.full(len(scores), np.median(few) if len(few) else 0.0)
-    contrasts[: len(near.contrasts)] = near.contrasts
-    scores = scores + description.template_weight * contrasts
-    moved = centres + np.pad(near.moves, ((0, len(scores) - len(near.moves)), (0, 0)))
+    low = np.median(few) if len(few) else 0.0
+    missing = len(scores) - len(near.contrasts)
+    contrasts = np.pad(near.contrasts, (0, missing), constant_values=np.nan)
+    plain = scores
+    scores = plain + description.template_weight * np.nan_to_num(contrasts, nan=low)
+    moved = centres + np.pad(near.moves, ((0, missing), (0, 0)))
     order = np.argsort(-scores, kind="stable")
     spacing = description.config.peaks.spacing(description.radius_voxels)
     order = order[are_apart(moved[order], before=centres[order], radius=_MET * spacing)]
-    return moved[order], scores[order]
+    return Shaped(
+        centres=moved[order],
+        scores=scores[order],
+        plain=plain[order],
+        contrasts=contrasts[order],
+    )
 
 
 def _judged_by(checkpoint: Checkpoint, shape: Shape) -> int:

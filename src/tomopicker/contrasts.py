@@ -1,0 +1,206 @@
+"""Contrasts: how many of a tomogram's peaks are particles, as a template's contrasts tell.
+
+Scores of another tomogram are higher or lower than those of the one with labels, and its particles
+more or fewer. Scores alone do not tell the two apart: a crowd of look-alikes passes for particles,
+and faint particles for look-alikes. Contrasts do, where the template's shape tells a particle from
+others: among the peaks of one score they are a mixture of the two kinds, whose shares show.
+
+With the log odds t = slope (score - even) that a peak is a particle by its score, contrasts are
+
+    others: normal(mean + rise t, deviation²)
+    particles: normal(mean + rise t + apart + more t, (ratio deviation)²)
+
+All of these values are learned where particles are labelled (`learn_contrasts`). In another
+tomogram the score of even odds is free, the other values stay near what was learned, and the number
+of particles near what the scores tell (`judge_contrasts`). That is the estimation of a class prior
+that has shifted (Saerens et al. 2002), by a mixture whose proportions depend on a covariate
+(McLachlan and Peel 2000).
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import exp, hypot, log
+from typing import TYPE_CHECKING, Annotated
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict, Field
+from scipy.special import expit
+
+from tomopicker.posterior import deviation_of, most_likely
+
+if TYPE_CHECKING:
+    from tomopicker.types import Floats
+
+FEWEST_TO_JUDGE = 20
+"""Peaks below which their contrasts say too little."""
+
+_LEAST_APART = 0.75
+"""Of the two kinds, in deviations. Where they are nearer the line of the others decides, from which
+the contrasts of look-alikes depart."""
+
+_WHERE_LABELLED = np.array([0.5, 0.2, 0.3, 0.1, 0.3, 0.2])
+_ELSEWHERE = np.array([0.15, 0.05, 0.25, 0.05, 0.2, 0.1])
+"""Standard deviations of the priors of mean, rise, logarithm of apart, more, and logarithms of
+deviation and ratio, in units of the others' deviation: about what the mixture of peaks has found
+with one line less, and about what was learned from it."""
+_SLOPE = 0.3
+"""Of the logarithm of the slope."""
+_NUMBER = 0.6
+"""Of the logarithm of the number of particles, about what the scores tell."""
+_FARTHEST = 4.0
+"""Of those deviations that are searched."""
+_MODEL = 0.1
+"""Standard deviation of the logarithm of the number for all that the model does not know."""
+_STARTS = (0.4, 1.0, 2.5)
+"""Numbers of particles from which the search starts, in units of what the scores tell."""
+
+Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
+Positive = Annotated[float, Field(gt=0, le=1e6)]
+
+
+class Contrasts(BaseModel):
+    """What contrasts are like where particles are labelled."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    slope: Positive
+    """Of the log odds that a peak is a particle, by its score."""
+    mean: Finite
+    """Of others, at even odds."""
+    rise: Finite = 0.0
+    """Of that mean, for a unit of the log odds."""
+    apart: Positive
+    """By how much the particles' mean is higher, at even odds."""
+    more: Finite = 0.0
+    """Of that difference, for a unit of the log odds."""
+    deviation: Positive
+    """Of others."""
+    ratio: Positive = 1.0
+    """Of the particles' deviation and that."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Told:
+    """What contrasts tell of one tomogram."""
+
+    chances: Floats
+    """(n,) of being a particle, by score and contrast."""
+    deviation: float
+    """Standard deviation of the logarithm of the number of particles."""
+
+
+def learn_contrasts(
+    contrasts: Floats, odds: Floats, known: Floats, *, first: Contrasts
+) -> Contrasts | None:
+    """Learn what contrasts of particles and of others are like; None where they are much alike.
+
+    Parameters
+    ----------
+    contrasts
+        (n,) of peaks, without the gain of those that are in the average.
+    odds
+        (n,) log odds of being a particle by the score alone.
+    known
+        (n,) the same by score and label.
+    first
+        What they are like if their means do not hang on the odds.
+    """
+
+    def cost(away: Floats) -> float:
+        particles, others = _densities(contrasts, odds, _moved(first, _WHERE_LABELLED * away))
+        return float((away**2).sum() / 2 - _likelihood(known, particles, others))
+
+    best = most_likely(cost, [np.zeros(6)], [(-_FARTHEST, _FARTHEST)] * 6)
+    learned = _moved(first, _WHERE_LABELLED * best)
+    return learned if learned.apart >= _LEAST_APART * learned.deviation else None
+
+
+def judge_contrasts(
+    scores: Floats, contrasts: Floats, learned: Contrasts, *, expected: float
+) -> Told | None:
+    """Tell each peak's chance of being a particle in any tomogram; None where peaks are too few.
+
+    The values of the greatest posterior are taken; the deviation is that of its quadratic
+    approximation there.
+
+    Parameters
+    ----------
+    scores, contrasts
+        (n,) of the peaks; scores without the contrasts.
+    learned
+        Where particles are labelled.
+    expected
+        Number of particles among these peaks, as the scores tell.
+    """
+    if len(scores) < FEWEST_TO_JUDGE:
+        return None
+    expected = min(max(expected, 1.0), 0.9 * len(scores))
+
+    def odds_of(values: Floats) -> Floats:
+        odds: Floats = learned.slope * exp(_SLOPE * values[1]) * (scores - values[0])
+        return odds
+
+    def number(values: Floats) -> float:
+        return log(float(expit(odds_of(values)).sum()) + 1e-9)
+
+    def densities(values: Floats) -> tuple[Floats, Floats]:
+        return _densities(contrasts, odds_of(values), _moved(learned, _ELSEWHERE * values[2:]))
+
+    def cost(values: Floats) -> float:
+        away = np.append(values[1:], (number(values) - log(expected)) / _NUMBER)
+        return float((away**2).sum() / 2 - _likelihood(odds_of(values), *densities(values)))
+
+    # A rank, as if those above it were the particles.
+    ranks = 1 - np.array(_STARTS) * expected / len(scores)
+    starts = np.quantile(scores, np.clip(ranks, 0.02, 0.98))
+    # Even odds may be beyond all scores: then none is a particle, or each.
+    beyond = 5 / learned.slope
+    bounds = [(float(scores.min()) - beyond, float(scores.max()) + beyond)]
+    bounds += [(-_FARTHEST, _FARTHEST)] * 7
+    best = most_likely(cost, [[start, *np.zeros(7)] for start in starts], bounds)
+    particles, others = densities(best)
+    return Told(
+        chances=expit(odds_of(best) + particles - others),
+        deviation=hypot(deviation_of(number, cost, best), _MODEL),
+    )
+
+
+def _moved(given: Contrasts, by: Floats) -> Contrasts:
+    """Other values: the means in units of the deviation, the others by their logarithms."""
+    mean, rise, apart, more, deviation, ratio = by.tolist()
+    return Contrasts.model_construct(
+        slope=given.slope,
+        mean=given.mean + given.deviation * mean,
+        rise=given.rise + given.deviation * rise,
+        apart=given.apart * exp(apart),
+        more=given.more + given.deviation * more,
+        deviation=given.deviation * exp(deviation),
+        ratio=given.ratio * exp(ratio),
+    )
+
+
+def _densities(contrasts: Floats, odds: Floats, model: Contrasts) -> tuple[Floats, Floats]:
+    """(n,) logarithms of the densities of a particle's contrast and of another's."""
+    mean = model.mean + model.rise * odds
+    higher = mean + model.apart + model.more * odds
+    return (
+        _log_normal(contrasts - higher, model.ratio * model.deviation),
+        _log_normal(contrasts - mean, model.deviation),
+    )
+
+
+def _log_normal(away: Floats, deviation: float) -> Floats:
+    """Logarithm of a normal density, but for a constant.
+
+    >>> _log_normal(np.array([0.0, 2.0]), 1.0).tolist()
+    [0.0, -2.0]
+    """
+    density: Floats = -((away / deviation) ** 2) / 2 - log(deviation)
+    return density
+
+
+def _likelihood(known: Floats, particles: Floats, others: Floats) -> float:
+    """Logarithm of that of the contrasts, by log odds that they have not told."""
+    both = np.logaddexp(others, known + particles) - np.logaddexp(0, known)
+    return float(both.sum())

@@ -1,0 +1,148 @@
+"""Contrasts tell how many of the peaks are particles, whatever the scores make of them."""
+
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+
+from tomopicker.contrasts import FEWEST_TO_JUDGE, Contrasts, judge_contrasts, learn_contrasts
+from tomopicker.types import Floats
+
+TRUE = Contrasts(
+    slope=1.0, mean=-0.004, rise=0.001, apart=0.05, more=0.001, deviation=0.02, ratio=1.2
+)
+
+
+@dataclass
+class Peaks:
+    """Peaks whose log odds are 0.5 (score - 10), with contrasts of two kinds."""
+
+    scores: Floats
+    odds: Floats
+    contrasts: Floats
+    is_particle: Floats
+
+    @classmethod
+    def of(
+        cls,
+        rng: np.random.Generator,
+        *,
+        count: int = 400,
+        even: float = 0.8,
+        model: Contrasts = TRUE,
+    ) -> "Peaks":
+        """Peaks of which those are likely particles whose odds pass a quantile of all."""
+        spread = rng.normal(0, 3, count)
+        odds = spread - np.quantile(spread, even)
+        is_particle = rng.random(count) < 1 / (1 + np.exp(-odds))
+        mean = model.mean + model.rise * odds + is_particle * (model.apart + model.more * odds)
+        deviation = model.deviation * np.where(is_particle, model.ratio, 1.0)
+        return cls(10 + 2 * odds, odds, rng.normal(mean, deviation), is_particle)
+
+
+LEARNED = TRUE.model_copy(update={"slope": 0.5})
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_what_contrasts_are_like_is_learned_from_a_few_labels(seed):
+    rng = np.random.default_rng(seed)
+    peaks = Peaks.of(rng, count=1000)
+    known = peaks.odds.copy()
+    known[np.flatnonzero(peaks.is_particle)[:20]] = 3.0
+    first = Contrasts(slope=0.5, mean=0.0, apart=0.06, deviation=0.022)
+    learned = learn_contrasts(peaks.contrasts, peaks.odds, known, first=first)
+    assert learned is not None
+    assert learned.slope == 0.5
+    assert learned.mean == pytest.approx(TRUE.mean, abs=0.005)
+    assert learned.apart == pytest.approx(TRUE.apart, rel=0.15)
+    assert learned.deviation == pytest.approx(TRUE.deviation, rel=0.1)
+    assert learned.rise == pytest.approx(TRUE.rise, abs=0.001)
+
+
+def test_kinds_that_are_much_alike_tell_no_number():
+    rng = np.random.default_rng(0)
+    model = TRUE.model_copy(update={"apart": 0.006})
+    peaks = Peaks.of(rng, count=1000, model=model)
+    first = Contrasts(slope=0.5, mean=0.0, apart=0.01, deviation=0.02)
+    assert learn_contrasts(peaks.contrasts, peaks.odds, peaks.odds, first=first) is None
+
+
+@pytest.mark.parametrize("even", [0.6, 0.8, 0.9])
+@pytest.mark.parametrize("expected", [0.4, 1.0, 2.5])
+def test_the_number_is_told_though_the_scores_expect_another(even, expected):
+    away = []
+    for seed in range(6):
+        peaks = Peaks.of(np.random.default_rng(seed), even=even)
+        number = peaks.is_particle.sum()
+        told = judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=expected * number)
+        assert told is not None
+        away.append(np.log(told.chances.sum() / number))
+    # What was expected is off by 0.92.
+    assert np.sqrt(np.mean(np.square(away))) < 0.2
+    assert abs(np.mean(away)) < 0.15
+
+
+def test_chances_are_the_shares_of_particles_and_the_deviation_is_that_of_the_number():
+    chances, truth, away = [], [], []
+    for seed in range(20):
+        peaks = Peaks.of(np.random.default_rng(seed))
+        number = peaks.is_particle.sum()
+        told = judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=1.5 * number)
+        assert told is not None
+        chances.append(told.chances)
+        truth.append(peaks.is_particle)
+        away.append(np.log(told.chances.sum() / number) / told.deviation)
+    every, are = np.concatenate(chances), np.concatenate(truth)
+    for low, high in ((0.0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.0)):
+        some = (every >= low) & (every <= high)
+        assert are[some].mean() == pytest.approx(every[some].mean(), abs=0.1)
+    assert 0.2 < np.sqrt(np.mean(np.square(away))) < 1.5
+
+
+def test_scores_that_are_lower_or_higher_change_nothing():
+    peaks = Peaks.of(np.random.default_rng(0))
+    expected = float(peaks.is_particle.sum())
+    one = judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=expected)
+    other = judge_contrasts(peaks.scores - 7, peaks.contrasts, LEARNED, expected=expected)
+    assert one is not None
+    assert other is not None
+    np.testing.assert_allclose(one.chances, other.chances, atol=0.01)
+
+
+def test_a_crowd_of_look_alikes_is_not_taken_for_particles():
+    rng = np.random.default_rng(0)
+    peaks = Peaks.of(rng, even=0.9)
+    # They score as particles do, and fit as others do.
+    alike = rng.normal(11, 1, 60)
+    scores = np.append(peaks.scores, alike)
+    contrasts = np.append(peaks.contrasts, rng.normal(TRUE.mean, TRUE.deviation, 60))
+    number = peaks.is_particle.sum()
+    told = judge_contrasts(scores, contrasts, LEARNED, expected=float(number + 60))
+    assert told is not None
+    assert told.chances.sum() < number + 20
+    assert told.chances[-60:].mean() < 0.3
+
+
+def test_where_nothing_is_a_particle_hardly_any_is_expected():
+    rng = np.random.default_rng(0)
+    scores, contrasts = rng.normal(5, 3, 400), rng.normal(TRUE.mean, TRUE.deviation, 400)
+    told = judge_contrasts(scores, contrasts, LEARNED, expected=40.0)
+    assert told is not None
+    assert told.chances.sum() < 15
+
+
+def test_too_few_peaks_tell_nothing():
+    peaks = Peaks.of(np.random.default_rng(0), count=FEWEST_TO_JUDGE - 1)
+    assert judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=5.0) is None
+
+
+@pytest.mark.parametrize("expected", [0.0, 1e9])
+def test_whatever_is_expected_chances_are_finite(expected):
+    peaks = Peaks.of(np.random.default_rng(0))
+    told = judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=expected)
+    assert told is not None
+    assert np.isfinite(told.chances).all()
+    alike = np.zeros(50)
+    told = judge_contrasts(alike, alike, LEARNED, expected=expected)
+    assert told is not None
+    assert np.isfinite(told.chances).all()
