@@ -186,6 +186,10 @@ def _default(name, clicks, off, seed, options, overrides):
         measured = _measure(name, centres, ranked, truth)
         picked = pick(scores, tomogram, kept, Cut(), features=features)
         measured["own_cut"] = _counted(name, picked.particles.voxels, truth)
+        measured["at_rates"] = {
+            str(rate): _counted(name, picked.candidates.voxels[:length], truth)
+            for rate, length in picked.lengths.items()
+        }
         if picked.estimated is not None:
             measured["estimate"] = [
                 picked.estimated.estimate,

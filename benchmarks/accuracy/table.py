@@ -3,7 +3,10 @@
     python benchmarks/accuracy/table.py [--results FOLDER]
 
 F1 and recall are means over the four test tomograms, so that a crowded one counts no more than a
-sparse one; what stands after ± is the standard deviation over the seeds of that mean.
+sparse one; what stands after ± is the standard deviation over the seeds of that mean. The second
+table of a set says how true it is what picking tells: the number of particles over the true one
+(geometric mean), and the false ones among picks at a stated rate, with the number of picks over
+that of targets.
 """
 
 from __future__ import annotations
@@ -52,6 +55,40 @@ def main() -> None:
             if "whole" in next(iter(some[0]["parts"].values())):
                 _print(f"{_title(method)}, whole volume", some, lambda part: part["whole"])
         print()
+        told = [row for row in rows if "at_rates" in next(iter(row["parts"].values()))]
+        if told:
+            _print_rates(told)
+
+
+def _print_rates(rows: list[dict]) -> None:
+    """Print how true the numbers and rates are that picking tells."""
+    rates = list(next(iter(rows[0]["parts"].values()))["at_rates"])
+    names = [f"false of picks at a stated {float(rate):.0%} (length)" for rate in rates]
+    print(f"| method | seeds | number told | within its interval | {' | '.join(names)} |")
+    print("|---" * (len(names) + 4) + "|")
+    for method in sorted({row["method"] for row in rows}, key=_order):
+        some = [row for row in rows if row["method"] == method]
+        parts = [part for row in some for part in row["parts"].values()]
+        ratios = [
+            [part["estimate"][0] / part["targets"] for part in row["parts"].values()]
+            for row in some
+        ]
+        inside = [part["estimate"][1] <= part["targets"] <= part["estimate"][2] for part in parts]
+        cells = [_spread([np.exp(np.mean(np.log(one))) for one in ratios], 2)]
+        cells.append(f"{sum(inside)} of {len(inside)}")
+        for rate in rates:
+            lists = [[part["at_rates"][rate] for part in row["parts"].values()] for row in some]
+            # Of all picks of the four: a list may be empty.
+            false = [
+                1
+                - np.dot([one["picks"] for one in four], [one["precision"] for one in four])
+                / max(sum(one["picks"] for one in four), 1)
+                for four in lists
+            ]
+            length = np.mean([part["at_rates"][rate]["picks"] / part["targets"] for part in parts])
+            cells.append(f"{_spread(false, 2)} ({length:.2f})")
+        print(f"| {_title(method)} | {len(some)} | {' | '.join(cells)} |")
+    print()
 
 
 def _print(title: str, rows: list[dict], of) -> None:
