@@ -169,7 +169,7 @@ def test_other_chances_are_made_to_fall_and_keep_their_sum():
     judged = judge(scores, _calibration(rng))
     # What something else tells, which is right but for its scatter.
     chances = np.clip(true * 0.6 + rng.uniform(0, 0.4, len(true)), 0, 1)
-    told = judged.with_chances(scores, chances, missed=1.1, deviation=0.2)
+    told = judged.with_contrasts(scores, chances, missed=1.1, deviation=0.2)
     assert (np.diff(told.chances) <= 1e-12).all()
     assert told.chances.sum() == pytest.approx(chances.sum())
     assert told.count.estimate == pytest.approx(1.1 * chances.sum())

@@ -15,6 +15,8 @@ Candidates that a person was shown are no fair sample of the particles: a review
 about the cut-off. So accepted ones count neither for the mean nor for the recall.
 But whichever score was asked for, the answer is a fair draw of the chance there, and the fit has to
 give what was accepted and rejected a likely one.
+
+Where a template's contrasts tell particles from others, they have the last word (`contrasts`).
 """
 
 from __future__ import annotations
@@ -97,8 +99,22 @@ class Calibration(BaseModel):
 
     @property
     def missed(self) -> float:
-        """Particles for each one that is among the peaks."""
-        return self.labelled / max(len(self.labelled_scores), 1)
+        """Particles for each one that is among the peaks; some of the labelled ones have to be."""
+        return self.labelled / len(self.labelled_scores)
+
+    @property
+    def missed_deviation(self) -> float:
+        """Standard deviation of the logarithm of that: the labelled ones are a sample.
+
+        >>> found = Calibration(
+        ...     labelled_scores=(1.0,) * 20, labelled=25, held_out=True, peaks=99, particles=30,
+        ...     level=1, slope=1, curvature=1,
+        ... )
+        >>> found.missed, round(found.missed_deviation, 3)  # √(0.2 / (0.8 × 25))
+        (1.25, 0.1)
+        """
+        found = len(self.labelled_scores)
+        return math.sqrt((self.labelled - found) / (found * self.labelled))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -165,6 +181,8 @@ class Judged:
     """Particles in the tomogram."""
     histogram: ScoreHistogram | None = None
     """What it was judged by; None where there was nothing to judge by."""
+    by_contrasts: bool = False
+    """Whether a template's contrasts told them, and not the scores alone."""
 
     @property
     def best_length(self) -> int:
@@ -178,10 +196,10 @@ class Judged:
             return 0
         return int(np.argmax(expected_f1(self.chances, self.count.estimate))) + 1
 
-    def with_chances(
+    def with_contrasts(
         self, scores: Floats, chances: Floats, *, missed: float, deviation: float
     ) -> Judged:
-        """Judge by other chances, which need not fall.
+        """Judge by chances that contrasts have told, which need not fall.
 
         They are made to, by the least squares (isotonic regression).
 
@@ -190,7 +208,7 @@ class Judged:
         scores
             (n,) of the peaks, best first.
         chances
-            (n,) that something else tells of them.
+            (n,) that each is a particle.
         missed
             Particles for each one that is among the peaks.
         deviation
@@ -209,6 +227,7 @@ class Judged:
             chances=falling,
             count=Count(estimate=estimate, low=estimate / spread, high=estimate * spread),
             histogram=histogram,
+            by_contrasts=True,
         )
 
     def length_at(self, rate: float) -> int:

@@ -101,7 +101,7 @@ def calibrate(
     """
     # What an earlier calibration has left.
     checkpoint = replace(checkpoint, template=None)
-    checkpoint = _described(checkpoint, aligned=0, template_weight=0.0)
+    checkpoint = _described(checkpoint, aligned=0, template_weight=0.0, contrasts=None)
     network = network_of(checkpoint)
     config = task.config
     held_out = sum(len(part.centres) for part in task.validation) >= FEWEST_TO_CALIBRATE

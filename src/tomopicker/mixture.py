@@ -25,6 +25,9 @@ where there are none nothing tells it from the difference of the means, and cont
 Contrasts may be of two kinds that are not particles and others. So scores and labels must tell the
 two apart: without them the contrasts must be less likely.
 
+From its values those are learned by which contrasts tell how many particles other tomograms have
+(`contrasts`).
+
 Within either kind score and contrast are taken for independent. A contrast that says nothing but
 what the score says gets a weight nonetheless, though less than one that tells something.
 """
@@ -142,10 +145,12 @@ def fit_mixture(
     if weight <= _LEAST_SHARE * most:
         return nothing
     gain = found.gain * deviation
+    # Where the network has learned, the odds by the score are too high.
+    others = ~is_trained
     learned = learn_contrasts(
-        contrasts - gain * is_aligned,
-        found.odds,
-        found.known,
+        (contrasts - gain * is_aligned)[others],
+        found.odds[others],
+        found.known[others],
         first=Contrasts(
             slope=slope,
             mean=found.other * deviation,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
-from math import ceil, prod
+from math import ceil, hypot, prod
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 import numpy as np
@@ -57,7 +57,7 @@ _BLUR_SIGMAS = 3.0
 
 @dataclass(frozen=True, kw_only=True)
 class Shaped:
-    """Peaks as a template ranks and moves them, the best first; of those that met the best one."""
+    """Peaks as a template ranks and moves them, the best first; where some met, the best stays."""
 
     centres: NDArray[np.float64]
     """(n, 3) ``z y x`` in voxels."""
@@ -103,6 +103,8 @@ class Picked:
     """Number of picks at each of `RATES`, if the model was calibrated."""
     histogram: ScoreHistogram | None = None
     """Of all the peaks that the probabilities come from, if the model was calibrated."""
+    by_contrasts: bool = False
+    """Whether a template's contrasts told probabilities and number, and not the scores alone."""
 
 
 def pick(
@@ -181,6 +183,7 @@ def pick(
         estimated=None if judged is None else judged.count,
         lengths={} if judged is None else {rate: judged.length_at(rate) for rate in RATES},
         histogram=None if judged is None else judged.histogram,
+        by_contrasts=judged is not None and judged.by_contrasts,
     )
 
 
@@ -303,7 +306,7 @@ def add_shape(
         Of `compare_peaks` there.
     """
     shaped = _ranked_by_shape(checkpoint, centres, scores, near)
-    some = _judged_by(checkpoint, shape)
+    some = _most_judged(checkpoint, shape)
     return shaped.centres[:some], shaped.scores[:some]
 
 
@@ -421,8 +424,8 @@ def _list_by_shape(
     length = (cut.count or 0) + most_compared(checkpoint, smoothed.shape)
     peaks = smoothed.peaks(max(smoothed.most_candidates, length))
     shaped = fit(smoothed.centres(peaks), peaks.scores)
-    some = _judged_by(checkpoint, smoothed.shape)
-    judged = _judged_by_shape(shaped, some, calibration, checkpoint.description.contrasts)
+    some = _most_judged(checkpoint, smoothed.shape)
+    judged = _judge_by_shape(shaped, some, calibration, checkpoint.description.contrasts)
     count = _count(shaped.scores, cut, _length(cut, judged))
     listed = slice(_with_candidates(count))
     return _Listed(
@@ -430,27 +433,30 @@ def _list_by_shape(
     )
 
 
-def _judged_by_shape(
+def _judge_by_shape(
     shaped: Shaped, some: int, calibration: Calibration, learned: Contrasts | None
 ) -> Judged:
     """Judge the best peaks: by how they score, and then by contrasts of all that were compared."""
     judged = judge(shaped.scores[:some], calibration)
+    if learned is None or not calibration.labelled_scores:
+        return judged
     is_compared = np.isfinite(shaped.contrasts)
-    told = learned and judge_contrasts(
+    shares = judge_contrasts(
         shaped.plain[is_compared],
         shaped.contrasts[is_compared],
         learned,
         expected=judged.count.estimate / calibration.missed,
     )
-    if not told:
+    if shares is None:
         return judged
+    # Those that were not compared are far down by their scores.
     chances = np.zeros(len(shaped.scores))
-    chances[is_compared] = told.chances
-    return judged.with_chances(
+    chances[is_compared] = shares.chances
+    return judged.with_contrasts(
         shaped.scores[:some],
         chances[:some],
         missed=calibration.missed,
-        deviation=told.deviation,
+        deviation=hypot(shares.deviation, calibration.missed_deviation),
     )
 
 
@@ -524,7 +530,7 @@ def _ranked_by_shape(
     )
 
 
-def _judged_by(checkpoint: Checkpoint, shape: Shape) -> int:
+def _most_judged(checkpoint: Checkpoint, shape: Shape) -> int:
     """Number of peaks that a tomogram is judged by where a template has its say."""
     return ceil(_JUDGED * most_compared(checkpoint, shape))
 

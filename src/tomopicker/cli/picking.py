@@ -284,6 +284,7 @@ def _record(
         else RecordedCount(estimate=count.estimate, low=count.low, high=count.high),
         lengths={f"{rate:g}": length for rate, length in picked.lengths.items()},
         histogram=None if picked.histogram is None else RecordedHistogram.of(picked.histogram),
+        by_contrasts=picked.by_contrasts,
     )
 
 

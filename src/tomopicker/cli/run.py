@@ -220,6 +220,13 @@ class Run:
                 if weight
                 else "Shape does not count in the scores: it adds too little to them"
             )
+            if weight:
+                self.say(
+                    "Shape also tells how many particles a tomogram has"
+                    if description.contrasts is not None
+                    else "Shape is too alike in particles and others to tell how many there are: "
+                    "scores do"
+                )
             return
         (self.folder / AVERAGE).unlink(missing_ok=True)
         if not description.config.inference.template_weight:

@@ -199,6 +199,8 @@ class Record(Part):
     lengths: dict[str, Number] = {}
     """Length of the list at false-discovery rates, such as 0.05."""
     histogram: RecordedHistogram | None = None
+    by_contrasts: bool = False
+    """Whether a template's contrasts told number and probabilities, and not the scores alone."""
 
 
 class Failure(Part):

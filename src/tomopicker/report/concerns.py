@@ -270,8 +270,8 @@ def _uncertain(findings: Findings) -> str | None:
     if estimated is not None and estimated.high > 4 * max(estimated.low, 1e-9):
         return (
             f"The number of particles is hardly known: {estimated.low:.0f} to "
-            f"{estimated.high:.0f}. Particles and other peaks score alike, so the cut-off is a "
-            "guess. More clicks may help; look at the doubtful picks below."
+            f"{estimated.high:.0f}. Particles and other peaks are much alike, so the cut-off is "
+            "a guess. More clicks may help; look at the doubtful picks below."
         )
     if share is not None and share > 0.4:
         return (
@@ -285,6 +285,13 @@ def _unlike(findings: Findings) -> str | None:
     histogram = findings.record.histogram
     if histogram is None or histogram.unlike_training < _UNLIKE:
         return None
+    if findings.record.by_contrasts:
+        return (
+            "The scores here are distributed unlike those of the training tomogram (at least "
+            f"{percent(histogram.unlike_training)} of the peaks would have to score differently). "
+            "How the average fits was used to tell the particles all the same; look at the "
+            "doubtful picks."
+        )
     return (
         "The scores here are distributed unlike those of the training tomogram (at least "
         f"{percent(histogram.unlike_training)} of the peaks would have to score differently): "
