@@ -5,6 +5,7 @@ from typing import Any
 from tomopicker.calibrate import Calibration
 from tomopicker.checkpoint import Description, Priors
 from tomopicker.config import preset
+from tomopicker.contrasts import Contrasts
 from tomopicker.io.record import Origin, Record
 
 
@@ -22,6 +23,7 @@ def describe(radius: int, profile: tuple[float, ...], history: tuple[dict, ...])
         radius_voxels=radius,
         priors=Priors(observed=0.01, expected=0.05, unlabelled=0.04),
         filter_profile=profile,
+        contrasts=Contrasts(slope=0.5, mean=-0.1, rise=0.01, apart=0.4, deviation=0.2, ratio=1.2),
         calibration=Calibration(
             labelled_scores=(1.0, 2.5),
             labelled=3,

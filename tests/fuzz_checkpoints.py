@@ -37,6 +37,7 @@ from tomopicker.errors import InputError
 from tomopicker.inference import features_of, network_of, score
 from tomopicker.network import build
 from tomopicker.picks import Cut, pick
+from tomopicker.template import Template, side
 from tomopicker.types import Tomogram
 
 KINDS = ("cut", "bytes", "header", "description", "text", "random")
@@ -53,15 +54,21 @@ VALUES = (
 def seed_file(folder: Path) -> bytes:
     """Write a checkpoint with all that one may have, and read its bytes."""
     description = describe(
-        6,
+        3,
         (-1.0, 0.5, 0.25, 0.0),
         ({"epoch": 1.0, "loss": 0.5, "steps": 2.0, "validation_ap": 0.5},),
     )
+    description = description.model_copy(update={"template_weight": 10.0, "aligned": 20})
     torch.manual_seed(0)
     weights = build(description.config.network).state_dict()
     training = {f"weights.{name}": tensor.clone() for name, tensor in weights.items()}
+    edge = side(description.radius_voxels)
+    template = Template(volume=torch.randn(edge, edge, edge).numpy())
     path = folder / "seed.safetensors"
-    write_checkpoint(path, Checkpoint(description=description, weights=weights, training=training))
+    write_checkpoint(
+        path,
+        Checkpoint(description=description, weights=weights, training=training, template=template),
+    )
     return path.read_bytes()
 
 

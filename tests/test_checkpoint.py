@@ -113,6 +113,11 @@ def test_another_programs_safetensors_is_refused(tmp_path):
         ({"voxel_size": float("inf")}, "not valid"),
         ({"unknown": 1}, "not valid"),
         ({"config": None}, "not valid"),
+        ({"contrasts": {"slope": 1, "mean": 0, "apart": 1, "deviation": 1e-300}}, "not valid"),
+        (
+            {"contrasts": {"slope": 1, "mean": 0, "apart": 1, "deviation": 1, "ratio": 0}},
+            "not valid",
+        ),
     ],
 )
 def test_a_description_out_of_range_is_refused(checkpoint, tmp_path, change, message):

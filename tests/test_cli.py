@@ -273,6 +273,8 @@ def test_particles_are_aligned_and_their_average_ranks_the_picks(
     assert str(run / "average.mrc") in done.stderr
     weight = read_checkpoint(run).description.template_weight
     assert ("Shape counts in the scores" in done.stderr) == (weight > 0)
+    tells = read_checkpoint(run).description.contrasts is not None
+    assert ("Shape also tells how many particles" in done.stderr) == tells
     average = read_tomogram(run / "average.mrc")
     assert average.shape == (15,) * 3
     assert np.std(average.data) > 0

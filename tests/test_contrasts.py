@@ -83,21 +83,61 @@ def test_the_number_is_told_though_the_scores_expect_another(even, expected):
     assert abs(np.mean(away)) < 0.15
 
 
-def test_chances_are_the_shares_of_particles_and_the_deviation_is_that_of_the_number():
-    chances, truth, away = [], [], []
+def test_chances_are_the_shares_of_particles():
+    chances, truth = [], []
     for seed in range(20):
         peaks = Peaks.of(np.random.default_rng(seed))
-        number = peaks.is_particle.sum()
-        told = judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=1.5 * number)
+        expected = 1.5 * float(peaks.is_particle.sum())
+        told = judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=expected)
         assert told is not None
         chances.append(told.chances)
         truth.append(peaks.is_particle)
-        away.append(np.log(told.chances.sum() / number) / told.deviation)
     every, are = np.concatenate(chances), np.concatenate(truth)
     for low, high in ((0.0, 0.2), (0.2, 0.5), (0.5, 0.8), (0.8, 1.0)):
         some = (every >= low) & (every <= high)
         assert are[some].mean() == pytest.approx(every[some].mean(), abs=0.1)
-    assert 0.2 < np.sqrt(np.mean(np.square(away))) < 1.5
+
+
+def test_contrasts_may_be_somewhat_different_and_the_interval_says_how_much_that_matters():
+    away, known_better = [], []
+    for seed in range(40):
+        rng = np.random.default_rng(seed)
+        by = {
+            "mean": TRUE.mean + rng.normal(0, 0.15) * TRUE.deviation,
+            "rise": TRUE.rise + rng.normal(0, 0.05) * TRUE.deviation,
+            "apart": TRUE.apart * np.exp(rng.normal(0, 0.25)),
+            "deviation": TRUE.deviation * np.exp(rng.normal(0, 0.2)),
+            "ratio": TRUE.ratio * np.exp(rng.normal(0, 0.1)),
+        }
+        peaks = Peaks.of(rng, model=TRUE.model_copy(update=by))
+        number = peaks.is_particle.sum()
+        slope = {"slope": 0.5 * np.exp(rng.normal(0, 0.3))}
+        told = judge_contrasts(
+            peaks.scores, peaks.contrasts, TRUE.model_copy(update=slope), expected=2.0 * number
+        )
+        assert told is not None
+        away.append(np.log(told.chances.sum() / number))
+        known_better.append(told.deviation)
+    # About 95 % within 1.96 deviations, which are no wider than they have to be.
+    inside = np.mean(np.abs(away) < 1.96 * np.array(known_better))
+    assert 0.85 <= inside <= 1.0
+    assert np.sqrt(np.mean(np.square(np.divide(away, known_better)))) > 0.4
+    # Better than what was expected, which is off by 0.69.
+    assert np.sqrt(np.mean(np.square(away))) < 0.25
+
+
+@pytest.mark.parametrize("ratio", [0.7, 1.0, 1.6])
+def test_a_better_fit_makes_no_particle_less_likely(ratio):
+    model = LEARNED.model_copy(update={"ratio": ratio, "apart": 0.02, "rise": 0.0})
+    peaks = Peaks.of(np.random.default_rng(0), model=model)
+    # A hundred of one score, with contrasts from the worst to the best.
+    contrasts = np.append(peaks.contrasts, np.linspace(-0.1, 0.15, 100))
+    scores = np.append(peaks.scores, np.full(100, 10.0))
+    number = float(peaks.is_particle.sum())
+    told = judge_contrasts(scores, contrasts, model, expected=number + 50)
+    assert told is not None
+    assert (np.diff(told.chances[-100:]) >= -1e-12).all()
+    assert told.chances[-1] > told.chances[-100] + 0.1
 
 
 def test_scores_that_are_lower_or_higher_change_nothing():
@@ -124,12 +164,14 @@ def test_a_crowd_of_look_alikes_is_not_taken_for_particles():
     assert told.chances[-60:].mean() < 0.3
 
 
-def test_where_nothing_is_a_particle_hardly_any_is_expected():
+@pytest.mark.parametrize(("expected", "most"), [(40.0, 10), (200.0, 20)])
+def test_where_nothing_is_a_particle_hardly_any_is_told(expected, most):
     rng = np.random.default_rng(0)
+    model = LEARNED.model_copy(update={"rise": 0.0})
     scores, contrasts = rng.normal(5, 3, 400), rng.normal(TRUE.mean, TRUE.deviation, 400)
-    told = judge_contrasts(scores, contrasts, LEARNED, expected=40.0)
+    told = judge_contrasts(scores, contrasts, model, expected=expected)
     assert told is not None
-    assert told.chances.sum() < 15
+    assert told.chances.sum() < most
 
 
 def test_too_few_peaks_tell_nothing():

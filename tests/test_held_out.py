@@ -9,6 +9,7 @@ import torch
 
 from small_task import RADIUS, SMALL, epochs_of, task_of, tomogram_of
 from tomopicker.config import preset
+from tomopicker.contrasts import Contrasts
 from tomopicker.held_out import as_unseen, calibrate, clicked_places, likely_particles
 from tomopicker.inference import score
 from tomopicker.mixture import Mixture
@@ -34,6 +35,7 @@ def test_aligned_particles_are_averaged(monkeypatch):
     weight = {"inference__template_weight": 50.0}
     task = task_of("default", validation=True, clicks=8, **weight)
     heard, asked, learned_from = [], [], []
+    learned = Contrasts(slope=1.0, mean=0.0, apart=0.1, deviation=0.02)
 
     def fit(scores, contrasts, chances, *, most, known_gain, **peaks):
         is_labelled = peaks["is_labelled"]
@@ -42,7 +44,7 @@ def test_aligned_particles_are_averaged(monkeypatch):
         learned_from.append(int(np.sum(peaks["is_trained"])))
         assert len(scores) > np.sum(is_labelled) > 0
         assert not np.any(peaks["is_trained"] & ~is_labelled)
-        return Mixture(weight=7.0, gain=0.01, chances=chances)
+        return Mixture(weight=7.0, gain=0.01, chances=chances, learned=learned)
 
     monkeypatch.setattr("tomopicker.held_out.fit_mixture", fit)
     checkpoint = epochs_of(task)[-1].checkpoint
@@ -51,6 +53,7 @@ def test_aligned_particles_are_averaged(monkeypatch):
     calibrated = calibrate(task, checkpoint, progress=heard.append)
     assert calibrated.template is not None
     assert calibrated.description.template_weight == 7
+    assert calibrated.description.contrasts == learned
     # No other peak joins them, so there is no second average.
     assert asked == [(1, True, 50, None)]
     # The tomogram that the network has learned in is scored, too.
@@ -83,6 +86,7 @@ def test_aligned_particles_are_averaged(monkeypatch):
     assert asked == [0]
     assert heard[-1] == 1
     assert unweighed.template_weight == 0
+    assert unweighed.contrasts is None
     assert unweighed.calibration == plain.description.calibration
     few = task_of("default", validation=True, clicks=7, **weight)
     without = calibrate(few, calibrated)

@@ -67,6 +67,20 @@ def test_what_contrasts_are_like_is_found_with_it() -> None:
     assert learned.slope == pytest.approx(0.5, rel=0.5)
 
 
+def test_what_was_averaged_and_learned_from_does_not_change_what_contrasts_are_like() -> None:
+    plain = Peaks(0, apart=2.5, labelled=20).fitted().learned
+    assert plain is not None
+    peaks = Peaks(0, apart=2.5, labelled=20)
+    peaks.scores[:20] += 20  # as of what the network has learned by heart
+    peaks.is_aligned[:60] = True
+    peaks.contrasts[:60] += 0.03
+    learned = peaks.fitted(known_gain=0.03).learned
+    assert learned is not None
+    assert learned.apart == pytest.approx(plain.apart, rel=0.03)
+    assert learned.rise == pytest.approx(plain.rise, abs=0.002)
+    assert learned.ratio == pytest.approx(plain.ratio, rel=0.05)
+
+
 def test_first_chances_that_are_off_are_put_right() -> None:
     peaks = Peaks(0, apart=2.5)
     odds = np.log(peaks.chances / (1 - peaks.chances))

@@ -107,6 +107,59 @@ def test_peaks_that_score_as_particles_and_do_not_fit_end_no_list(monkeypatch):
     count = len(by_both.particles)
     np.testing.assert_array_equal(by_both.particles.voxels, by_scores.particles.voxels[:count])
     assert (np.diff(by_both.candidates.probabilities) <= 0).all()
+    assert by_both.by_contrasts
+    assert not by_scores.by_contrasts
+
+
+def test_chances_by_contrasts_are_those_of_their_peaks_and_count_what_was_missed(monkeypatch):
+    scores, tomogram = _volume_of_peaks(200)
+    scores[5, 5, 5::10] = np.concatenate([np.linspace(13, 9, 60), np.linspace(3, 1, 140)])
+    fits = np.random.default_rng(0).normal(0, 0.02, 10_000)
+    fits[:60:2] += 0.1
+    # The second peak meets the first, and goes; all behind it are where they were.
+    moves = np.zeros((10_000, 3))
+    moves[1] = [0, 0, -9]
+    _, shaped = _moving(monkeypatch, moves, fits, peaks__margin=0)
+    learned = Contrasts(slope=1.0, mean=0.0, apart=0.1, deviation=0.02)
+    calibration = _calibration()
+    estimates, wide = [], []
+    for missed in (1.0, 1.5):
+        update = {"labelled": round(missed * len(calibration.labelled_scores))}
+        description = shaped.description.model_copy(
+            update={
+                "contrasts": learned,
+                "template_weight": 100.0,
+                "calibration": calibration.model_copy(update=update),
+            }
+        )
+        found = pick(scores, tomogram, replace(shaped, description=description), Cut())
+        assert found.estimated is not None
+        estimates.append(found.estimated.estimate)
+        wide.append(found.estimated.high / found.estimated.estimate)
+        # Number 2, 4, ... 58 along the tomogram fit; those between them do not.
+        number = np.rint((found.candidates.voxels[:, 2] - 5) / 10).astype(int)
+        chances = found.candidates.probabilities
+        assert 1 not in number
+        assert chances[(number < 60) & (number % 2 == 0)].min() > 0.8
+        assert chances[(number < 60) & (number % 2 == 1)].max() < 0.5
+    assert estimates[1] == pytest.approx(1.5 * estimates[0], rel=0.1)
+    assert wide[1] > wide[0]
+
+
+def test_a_calibration_without_a_labelled_peak_claims_nothing_by_contrasts_either(monkeypatch):
+    scores, tomogram = _volume_of_peaks(200)
+    fits = np.random.default_rng(0).normal(0, 0.02, 10_000)
+    _, shaped = _moving(monkeypatch, np.zeros((10_000, 3)), fits, peaks__margin=0)
+    description = shaped.description.model_copy(
+        update={
+            "contrasts": Contrasts(slope=1.0, mean=0.0, apart=0.1, deviation=0.02),
+            "calibration": _calibration().model_copy(update={"labelled_scores": ()}),
+        }
+    )
+    found = pick(scores, tomogram, replace(shaped, description=description), Cut())
+    assert len(found.particles) == 0
+    assert found.estimated is not None
+    assert found.estimated.estimate == 0
 
 
 def test_candidates_with_shape_added_are_those_that_picking_finds(monkeypatch):

@@ -215,7 +215,7 @@ def test_links_lead_to_parts_and_no_two_parts_share_a_name(page: Page) -> None:
 def test_the_numbers_are_those_of_the_picks_and_of_their_record(page: Page) -> None:
     words = page.words()
     assert "30 picks in 1 tomogram " in words
-    assert "Particles there, estimated 41 (33 to 52)" in words
+    assert "Particles there, estimated 41 (33 to 52), by scores" in words
     assert "Picks at 5 % false 31" in words
     assert "Clicked particles in the list 25 of 25" in words
     expected = 100 * (1 - np.linspace(1, 0.8, 40)[:30].mean())
@@ -430,6 +430,10 @@ def test_what_the_calibration_cannot_tell_is_told() -> None:
     assert histogram is not None
     assert "40 % of the peaks would have to score differently" in told(
         histogram=histogram.model_copy(update={"unlike_training": 0.4})
+    )
+    # Where the average told the particles, too, that says less.
+    assert "used to tell the particles all the same" in told(
+        histogram=histogram.model_copy(update={"unlike_training": 0.4}), by_contrasts=True
     )
     base = findings(reported(volume=VOLUME, places=PLACES))
     assert "About 55 % of the picks" in only(
