@@ -143,7 +143,9 @@ def test_chances_by_contrasts_are_those_of_their_peaks_and_count_what_was_missed
         assert chances[(number < 60) & (number % 2 == 0)].min() > 0.8
         assert chances[(number < 60) & (number % 2 == 1)].max() < 0.5
     assert estimates[1] == pytest.approx(1.5 * estimates[0], rel=0.1)
-    assert wide[1] > wide[0]
+    # The labelled ones are a sample: of 15 there are 10, √(5 / (10 × 15)).
+    deviations = np.log(wide) / 1.96
+    assert deviations[1] == pytest.approx(np.hypot(deviations[0], 0.183), rel=0.02)
 
 
 def test_a_calibration_without_a_labelled_peak_claims_nothing_by_contrasts_either(monkeypatch):
