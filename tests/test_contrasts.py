@@ -111,10 +111,7 @@ def test_contrasts_may_be_somewhat_different_and_the_interval_says_how_much_that
         }
         peaks = Peaks.of(rng, model=TRUE.model_copy(update=by))
         number = peaks.is_particle.sum()
-        slope = {"slope": 0.5 * np.exp(rng.normal(0, 0.3))}
-        told = judge_contrasts(
-            peaks.scores, peaks.contrasts, TRUE.model_copy(update=slope), expected=2.0 * number
-        )
+        told = judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=2.0 * number)
         assert told is not None
         away.append(np.log(told.chances.sum() / number))
         known_better.append(told.deviation)
@@ -122,8 +119,16 @@ def test_contrasts_may_be_somewhat_different_and_the_interval_says_how_much_that
     inside = np.mean(np.abs(away) < 1.96 * np.array(known_better))
     assert 0.85 <= inside <= 1.0
     assert np.sqrt(np.mean(np.square(np.divide(away, known_better)))) > 0.4
-    # Better than what was expected, which is off by 0.69.
-    assert np.sqrt(np.mean(np.square(away))) < 0.25
+    # What was expected is off by 0.69; if contrasts had to be as learned it would be 0.14.
+    assert np.sqrt(np.mean(np.square(away))) < 0.11
+
+
+def test_however_many_the_peaks_the_number_is_not_surer_than_the_model():
+    peaks = Peaks.of(np.random.default_rng(0), count=20_000)
+    number = float(peaks.is_particle.sum())
+    told = judge_contrasts(peaks.scores, peaks.contrasts, LEARNED, expected=number)
+    assert told is not None
+    assert told.deviation > 0.14
 
 
 @pytest.mark.parametrize("ratio", [0.7, 1.0, 1.6])

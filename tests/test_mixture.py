@@ -68,12 +68,12 @@ def test_what_contrasts_are_like_is_found_with_it() -> None:
 
 
 def test_what_was_averaged_and_learned_from_does_not_change_what_contrasts_are_like() -> None:
-    plain = Peaks(0, apart=2.5, labelled=20).fitted().learned
+    plain = Peaks(0, apart=2.5, labelled=60).fitted().learned
     assert plain is not None
-    peaks = Peaks(0, apart=2.5, labelled=20)
-    peaks.scores[:20] += 20  # as of what the network has learned by heart
-    peaks.is_aligned[:60] = True
-    peaks.contrasts[:60] += 0.03
+    peaks = Peaks(0, apart=2.5, labelled=60)
+    peaks.scores[:60] += 20  # as of what the network has learned by heart
+    peaks.is_aligned[:90] = True
+    peaks.contrasts[:90] += 0.03
     learned = peaks.fitted(known_gain=0.03).learned
     assert learned is not None
     assert learned.apart == pytest.approx(plain.apart, rel=0.03)

@@ -45,18 +45,15 @@ _ELSEWHERE = np.array([0.15, 0.05, 0.25, 0.2, 0.1])
 """Standard deviations of the priors of mean and rise, in units of the others' deviation, and of the
 logarithms of apart, deviation and ratio: about what the mixture has found, in which contrasts do
 not rise and both deviations are one, and in other tomograms about what was learned."""
-_SLOPE = 0.3
-"""Of the logarithm of the slope."""
 _NUMBER = 1.0
 """Of the logarithm of the number of particles, about what was expected."""
 _FARTHEST = 4.0
 """Of those deviations that are searched."""
+_BEYOND = 5.0
+"""Log odds of the best and the worst score within which even odds are looked for."""
 _MODEL = 0.15
 """Standard deviation of the logarithm of the number for all that the model does not know: with it
 intervals were as wide as the errors on the benchmark's choice tomograms."""
-_STARTS = (0.4, 1.0, 2.5)
-"""Numbers of particles from which the search starts, in units of what was expected."""
-
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
 
@@ -139,31 +136,28 @@ def judge_contrasts(
         return None
     expected = min(max(expected, 1.0), 0.9 * len(scores))
 
+    # In units in which the even odds are as well known as the other values.
+    steep = learned.slope * scores
+
     def odds_of(values: Floats) -> Floats:
-        even, slope = values[0] / learned.slope, learned.slope * exp(_SLOPE * values[1])
-        odds: Floats = slope * (scores - even)
+        odds: Floats = steep - values[0]
         return odds
 
     def number(values: Floats) -> float:
         return log(float(expit(odds_of(values)).sum()) + 1e-9)
 
     def cost(values: Floats) -> float:
-        odds, model = odds_of(values), _moved(learned, _ELSEWHERE * values[2:])
+        odds, model = odds_of(values), _moved(learned, _ELSEWHERE * values[1:])
         away = np.append(values[1:], (number(values) - log(expected)) / _NUMBER)
         return float((away**2).sum() / 2 - _likelihood(odds, *_densities(contrasts, odds, model)))
 
-    # A rank, as if those above it were the particles.
-    ranks = 1 - np.array(_STARTS) * expected / len(scores)
-    starts = learned.slope * np.quantile(scores, np.clip(ranks, 0.02, 0.98))
+    # As if the best ones were the particles.
+    start = float(np.quantile(steep, 1 - expected / len(steep)))
     # Even odds may be beyond all scores: then none is a particle, or each.
-    low, high = learned.slope * float(scores.min()) - 5, learned.slope * float(scores.max()) + 5
-    size = 1 + len(_ELSEWHERE)
-    best = most_likely(
-        cost,
-        [[start, *np.zeros(size)] for start in starts],
-        [(low, high), *[(-_FARTHEST, _FARTHEST)] * size],
-    )
-    odds, model = odds_of(best), _moved(learned, _ELSEWHERE * best[2:])
+    bounds = [(float(steep.min()) - _BEYOND, float(steep.max()) + _BEYOND)]
+    bounds += [(-_FARTHEST, _FARTHEST)] * len(_ELSEWHERE)
+    best = most_likely(cost, [[start, *np.zeros(len(_ELSEWHERE))]], bounds)
+    odds, model = odds_of(best), _moved(learned, _ELSEWHERE * best[1:])
     particles, others = _densities(_within(contrasts, odds, model), odds, model)
     return Shares(
         chances=expit(odds + particles - others),

@@ -445,7 +445,7 @@ def _judge_by_shape(
         shaped.plain[is_compared],
         shaped.contrasts[is_compared],
         learned,
-        expected=judged.count.estimate / calibration.missed,
+        expected=judged.count.estimate,
     )
     if shares is None:
         return judged
