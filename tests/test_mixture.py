@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 
+from tomopicker.contrasts import Contrasts
 from tomopicker.mixture import Mixture, fit_mixture
 from tomopicker.types import Floats
 
@@ -183,6 +184,11 @@ def test_where_scores_say_nothing_contrast_counts_as_much_as_it_may() -> None:
     peaks.is_trained[:] = False
     peaks.scores = peaks.rng.normal(size=400)
     assert peaks.fit()[0] == 500
+    # Nor does a slope that is hardly one keep contrasts from telling a number.
+    peaks.scores *= 1e9
+    learned = peaks.fitted().learned
+    assert learned is not None
+    assert Contrasts.model_validate(learned.model_dump()) == learned
 
 
 def test_contrast_that_follows_the_score_counts_less_than_one_that_tells_something() -> None:

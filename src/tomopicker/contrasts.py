@@ -54,6 +54,7 @@ _BEYOND = 5.0
 _MODEL = 0.15
 """Standard deviation of the logarithm of the number for all that the model does not know: with it
 intervals were as wide as the errors on the benchmark's choice tomograms."""
+
 Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
 

@@ -152,7 +152,7 @@ def fit_mixture(
         found.odds[others],
         found.known[others],
         first=Contrasts(
-            slope=slope,
+            slope=max(slope, 1e-6),
             mean=found.other * deviation,
             apart=found.apart * deviation,
             deviation=found.variance**0.5 * deviation,
