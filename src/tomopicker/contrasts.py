@@ -205,8 +205,8 @@ def _within(contrasts: Floats, odds: Floats, model: Contrasts) -> Floats:
 def _log_normal(away: Floats, deviation: float) -> Floats:
     """Logarithm of a normal density, but for a constant.
 
-    >>> _log_normal(np.array([0.0, 2.0]), 1.0).tolist()
-    [0.0, -2.0]
+    >>> _log_normal(np.array([1.0, 2.0]), 1.0).tolist()
+    [-0.5, -2.0]
     """
     density: Floats = -((away / deviation) ** 2) / 2 - log(deviation)
     return density
