@@ -125,6 +125,16 @@ class Count:
     low: float
     high: float
 
+    @classmethod
+    def of(cls, estimate: float, deviation: float) -> Count:
+        """Of the standard deviation of the number's logarithm.
+
+        >>> Count.of(10, math.log(2) / 1.96)
+        Count(estimate=10, low=5.0, high=20.0)
+        """
+        spread = math.exp(1.96 * deviation)
+        return cls(estimate=estimate, low=estimate / spread, high=estimate * spread)
+
 
 @dataclass(frozen=True, kw_only=True)
 class LabelledScores:
@@ -215,8 +225,6 @@ class Judged:
             Standard deviation of the logarithm of their number.
         """
         falling = isotonic_regression(chances, increasing=False).x
-        estimate = float(falling.sum()) * missed
-        spread = math.exp(1.96 * deviation)
         histogram = self.histogram
         if histogram is not None:
             middles = (histogram.edges[:-1] + histogram.edges[1:]) / 2
@@ -225,7 +233,7 @@ class Judged:
             histogram = replace(histogram, particles=share * every, others=(1 - share) * every)
         return Judged(
             chances=falling,
-            count=Count(estimate=estimate, low=estimate / spread, high=estimate * spread),
+            count=Count.of(float(falling.sum()) * missed, deviation),
             histogram=histogram,
             by_contrasts=True,
         )
@@ -477,15 +485,14 @@ def judge(scores: Floats, calibration: Calibration) -> Judged:
     chances = _chances(others, particles)
     # A better peak has no smaller chance, though a normal's tail may fall faster than the others'.
     chances = np.minimum.accumulate(np.maximum.accumulate(chances[::-1])[::-1])
-    estimate = float(chances.sum()) * calibration.missed
-    spread = math.exp(1.96 * deviation_of(lambda values: float(values[3]), cost, best))
+    spread = deviation_of(lambda values: float(values[3]), cost, best)
     others, particles = rates(centres, best)
     others_there, particles_there = rates(centres, expected)
     floor, unit = _units(scores)
     edges = floor + unit * width * np.arange(len(counts) + 1, dtype=np.float64)
     return Judged(
         chances=chances,
-        count=Count(estimate=estimate, low=estimate / spread, high=estimate * spread),
+        count=Count.of(float(chances.sum()) * calibration.missed, spread),
         histogram=ScoreHistogram(
             edges=edges,
             counts=counts,

@@ -27,6 +27,7 @@ import numpy as np
 from pydantic import BaseModel, ConfigDict, Field
 from scipy.special import expit
 
+from tomopicker.calibrate import Finite
 from tomopicker.posterior import deviation_of, most_likely
 
 if TYPE_CHECKING:
@@ -55,7 +56,6 @@ _MODEL = 0.15
 """Standard deviation of the logarithm of the number for all that the model does not know: with it
 intervals were as wide as the errors on the benchmark's choice tomograms."""
 
-Finite = Annotated[float, Field(allow_inf_nan=False, ge=-1e6, le=1e6)]
 Positive = Annotated[float, Field(ge=1e-6, le=1e6)]
 
 

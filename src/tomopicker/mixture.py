@@ -146,11 +146,11 @@ def fit_mixture(
         return nothing
     gain = found.gain * deviation
     # Where the network has learned, the odds by the score are too high.
-    others = ~is_trained
+    is_unseen = ~is_trained
     learned = learn_contrasts(
-        (contrasts - gain * is_aligned)[others],
-        found.odds[others],
-        found.known[others],
+        (contrasts - gain * is_aligned)[is_unseen],
+        found.odds[is_unseen],
+        found.known[is_unseen],
         first=Contrasts(
             slope=max(slope, 1e-6),
             mean=found.other * deviation,

@@ -53,11 +53,11 @@ def deviation_of(
     moves = _STEP * np.eye(size)
     hessian = np.empty((size, size))
     for i in range(size):
-        for j in range(size):
+        for j in range(i + 1):
             corners = [
                 a * b * cost(at + a * moves[i] + b * moves[j]) for a in (1, -1) for b in (1, -1)
             ]
-            hessian[i, j] = sum(corners) / (4 * _STEP**2)
+            hessian[i, j] = hessian[j, i] = sum(corners) / (4 * _STEP**2)
     slope = np.array([of(at + move) - of(at - move) for move in moves]) / (2 * _STEP)
     variance = float(slope @ np.linalg.pinv(hessian, rcond=1e-9) @ slope)
     # Without curvature nothing is known.

@@ -285,19 +285,19 @@ def _unlike(findings: Findings) -> str | None:
     histogram = findings.record.histogram
     if histogram is None or histogram.unlike_training < _UNLIKE:
         return None
+    unlike = (
+        "The scores here are distributed unlike those of the training tomogram (at least "
+        f"{percent(histogram.unlike_training)} of the peaks would have to score differently)"
+    )
     if findings.record.by_contrasts:
         return (
-            "The scores here are distributed unlike those of the training tomogram (at least "
-            f"{percent(histogram.unlike_training)} of the peaks would have to score differently). "
-            "How the average fits was used to tell the particles all the same; look at the "
-            "doubtful picks."
+            f"{unlike}. How the average fits was used to tell the particles all the same; look at "
+            "the doubtful picks."
         )
     return (
-        "The scores here are distributed unlike those of the training tomogram (at least "
-        f"{percent(histogram.unlike_training)} of the peaks would have to score differently): "
-        "there may be far more or far fewer particles, or it was imaged otherwise. The cut-off and "
-        "the probabilities are less to be trusted: look at the doubtful picks, or train on clicks "
-        "in this tomogram too."
+        f"{unlike}: there may be far more or far fewer particles, or it was imaged otherwise. "
+        "The cut-off and the probabilities are less to be trusted: look at the doubtful picks, or "
+        "train on clicks in this tomogram too."
     )
 
 

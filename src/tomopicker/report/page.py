@@ -528,7 +528,7 @@ def _facts_of(findings: Findings) -> dict[str, str]:
         facts["Particles there, estimated"] = (
             f"{record.estimated.estimate:.0f} "
             f"({record.estimated.low:.0f} to {record.estimated.high:.0f}), "
-            f"{'by scores and shape' if record.by_contrasts else 'by scores'}"
+            f"by scores{' and shape' if record.by_contrasts else ''}"
         )
     for rate, length in record.lengths.items():
         facts[f"Picks at {percent(float(rate))} false"] = str(length)
